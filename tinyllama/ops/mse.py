@@ -1,0 +1,37 @@
+"""Mean squared error."""
+
+from typing import Any, NamedTuple
+
+from tinyllama.ops.array import array_namespace
+
+
+class MSECache(NamedTuple):
+    """The difference, and what its squares were divided by."""
+
+    difference: Any     # (...)
+    divisor: float
+
+
+def mse_forward(x, *, targets, divisor=None):
+    """loss = Σ (x - targets)² / divisor.
+
+    x, targets: (...)  ->  loss: (), cache.
+
+    `divisor` is the number of elements unless given; parts of a split batch pass the count of the whole. Derived in
+    chapter 02.
+    """
+    xp = array_namespace(x)
+    difference = x - targets                                            # (...)
+    divisor = max(difference.size, 1) if divisor is None else divisor
+    return xp.sum(difference * difference) / divisor, MSECache(difference, divisor)     # (...) -> ()
+
+
+def mse_backward(dloss, cache, needs=None):
+    """The gradient of x.
+
+    dloss: ()  ->  dx: (...).
+
+        dx = dloss · 2 · (x - targets) / divisor
+    """
+    difference, divisor = cache
+    return difference * (dloss * 2 / divisor)                           # (...)
