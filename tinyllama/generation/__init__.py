@@ -1,0 +1,6 @@
+"""From logits to text: the cache of keys and values, and the loop that draws one token after another."""
+
+from tinyllama.generation.generate import ENDED, ContextLimitWarning, Sampling, generate
+from tinyllama.generation.kv_cache import KVCache
+
+__all__ = ["ENDED", "ContextLimitWarning", "KVCache", "Sampling", "generate"]

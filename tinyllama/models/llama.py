@@ -1,0 +1,263 @@
+"""LLaMA: a table of vectors, a stack of blocks, and a score for every token that could come next."""
+
+import math
+
+import numpy as np
+
+from tinyllama.backends import load_backend
+from tinyllama.backends.threads import blas_threads, choose_workers, cores, run_in_threads
+from tinyllama.generation import Sampling, generate
+from tinyllama.models.decoding import new_step
+from tinyllama.models.inputs import check_prompts, check_targets, check_tokens
+from tinyllama.nn import (
+    MLP,
+    Attention,
+    Block,
+    Context,
+    Dropout,
+    Embedding,
+    Layer,
+    LayerNorm,
+    LearnedPositions,
+    Linear,
+    RMSNorm,
+    RotaryTable,
+    SinusoidalPositions,
+    SwiGLU,
+)
+
+
+class Llama(Layer):
+    """A LLaMA, or what `config` makes of it, with all weights drawn from `seed`.
+
+    backend: the name of a backend or a `Backend`. dtype: "float32" or "float64". frozen: patterns of parameter names
+    that are not trained. workers: how many threads share a training step; None chooses by cores, rows and memory.
+
+    parameters: {name: array view}, by Hugging Face's names; writing into an array changes the model. Raises ValueError
+    where an argument is out of range.
+    """
+
+    def __init__(self, config, *, backend="numpy", dtype="float32", seed=0, frozen=(), workers=None):
+        if str(np.dtype(dtype)) not in ("float32", "float64"):
+            raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers: expected at least 1, or None, got {workers}")
+        self.config, self.dtype, self.workers = config, np.dtype(dtype), workers
+        self.backend = load_backend(backend) if isinstance(backend, str) else backend
+        self._compose(config)
+        tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+        self.initialize(self.backend, dtype=self.dtype, seed=seed, frozen=frozen, other_names=tied)
+        self._gradients = []        # one (flat buffer, named views) a worker, made when first needed
+
+    def _compose(self, config):
+        hidden_size, std = config.hidden_size, config.initializer_range
+        residual_std = std / math.sqrt(2 * config.num_hidden_layers)    # 2 · layers terms are added up on the way
+        norm = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}[config.norm]
+        self.embed_tokens = Embedding("model.embed_tokens", config.vocab_size, hidden_size,
+                                      std=config.embedding_initializer_range)
+        self.embed_positions, self.rotary = None, None
+        if config.positions == "learned":
+            self.embed_positions = LearnedPositions("model.embed_positions", config.max_position_embeddings,
+                                                    hidden_size, std=config.embedding_initializer_range)
+        elif config.positions == "sinusoidal":
+            self.embed_positions = SinusoidalPositions(config.max_position_embeddings, hidden_size,
+                                                       std=config.embedding_initializer_range)
+        elif config.positions == "rope":
+            self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, theta=config.rope_theta,
+                                      scaling=config.rope_scaling, backend=self.backend, dtype=self.dtype)
+        self.embed_dropout = Dropout(config.dropout, "embedding")
+        self.layers = []
+        for i in range(config.num_hidden_layers):
+            name = f"model.layers.{i % config.num_unique_layers}"
+            attention = Attention(f"{name}.self_attn", hidden_size, heads=config.num_attention_heads,
+                                  key_value_heads=config.num_key_value_heads, head_dim=config.head_dim,
+                                  window=config.sliding_window, bias=config.attention_bias, std=std,
+                                  output_std=residual_std)
+            mlp_settings = {"bias": config.mlp_bias, "std": std, "down_std": residual_std}
+            if config.mlp == "swiglu":
+                mlp = SwiGLU(f"{name}.mlp", hidden_size, config.intermediate_size, **mlp_settings)
+            else:
+                mlp = MLP(f"{name}.mlp", hidden_size, config.intermediate_size, activation=config.mlp, **mlp_settings)
+            self.layers.append(Block(
+                attention_norm=norm(f"{name}.input_layernorm", hidden_size, eps=config.rms_norm_eps),
+                attention=attention, attention_dropout=Dropout(config.dropout, "attention"),
+                mlp_norm=norm(f"{name}.post_attention_layernorm", hidden_size, eps=config.rms_norm_eps),
+                mlp=mlp, mlp_dropout=Dropout(config.dropout, "mlp")))
+        self.norm = norm("model.norm", hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = Linear("model.embed_tokens" if config.tie_word_embeddings else "lm_head",
+                              hidden_size, config.vocab_size, std=std)
+
+    # ---- the network: forward, and backward as forward read upwards
+
+    def forward(self, ids, positions, context, *, keep_caches=True):
+        """The hidden state after the last norm.
+
+        ids: (B, T) -> (B, T, hidden), cache. positions: a slice, or an array (B, T). Without `keep_caches` there can be
+        no backward, and the memory of one block serves them all.
+        """
+        x, embed_cache = self.embed_tokens.forward(ids)                         # (B, T) -> (B, T, hidden)
+        position_cache = None
+        if self.embed_positions is not None:
+            x, position_cache = self.embed_positions.forward(x, self._as_array(positions, ids.shape))
+        x, dropout_cache = self.embed_dropout.forward(x, context)
+        if self.rotary is not None:
+            cos, sin = self.rotary.at(positions)
+            context = context._replace(cos=cos, sin=sin)
+        layer_caches = []
+        for i, layer in enumerate(self.layers):
+            x, layer_cache = layer.forward(x, context._replace(layer=i))
+            if keep_caches:
+                layer_caches.append(layer_cache)
+        x, norm_cache = self.norm.forward(x)
+        return x, (embed_cache, position_cache, dropout_cache, layer_caches, norm_cache)
+
+    def backward(self, dx, cache, grads):
+        """dx: (B, T, hidden), the gradient of the hidden state; adds all gradients below it into `grads`."""
+        embed_cache, position_cache, dropout_cache, layer_caches, norm_cache = cache
+        dx = self.norm.backward(dx, norm_cache, grads)
+        for layer, layer_cache in zip(reversed(self.layers), reversed(layer_caches), strict=True):
+            dx = layer.backward(dx, layer_cache, grads)
+        dx = self.embed_dropout.backward(dx, dropout_cache, grads)
+        if self.embed_positions is not None:
+            dx = self.embed_positions.backward(dx, position_cache, grads)
+        self.embed_tokens.backward(dx, embed_cache, grads)
+
+    def _as_array(self, positions, shape):
+        xp = self.backend.xp
+        if isinstance(positions, slice):
+            positions = xp.arange(positions.start, positions.stop)              # (T,)
+        return xp.broadcast_to(positions, shape)                                # (B, T)
+
+    # ---- logits and loss
+
+    def logits(self, ids, *, documents=None):
+        """The score of every token as the next one, after every token.
+
+        ids: (B, T) integers  ->  (B, T, vocab_size), an array of the backend. documents: (B, T) integers; tokens of
+        different documents do not see one another. Raises TypeError or ValueError for ids that are not integers, out of
+        range, or longer than the context.
+        """
+        ids = check_tokens(ids, self.config)                                    # (B, T)
+        rows = [ids] if documents is None else [ids, check_targets(documents, ids, "documents")]
+        batch = self.backend.asarray(np.stack(rows))                            # (1 or 2, B, T): the only upload
+        context = Context(documents=None if documents is None else batch[1])
+        hidden, _ = self.forward(batch[0], slice(0, ids.shape[1]), context, keep_caches=False)
+        return self.lm_head.forward(hidden)[0]                                  # (B, T, hidden) -> (B, T, vocab_size)
+
+    def loss(self, ids, targets, *, divisor=None, documents=None, dropout=None):
+        """The mean cross-entropy in nats per target, without gradients: an array of the backend of no dimension.
+
+        Arguments as in `loss_and_grads`.
+        """
+        batch, divisor = self._upload(ids, targets, documents, divisor)
+        return self._shard_loss(batch, 0, divisor, dropout, keep_caches=False)[0]
+
+    def loss_and_grads(self, ids, targets, divisor=None, accumulate=False, *, documents=None, dropout=None):
+        """The mean cross-entropy in nats per target, and its gradient with respect to every trainable parameter.
+
+        ids, targets: (B, T) integers; a target of -100 does not count.
+        divisor: what the sum over the targets is divided by; None is the number that count. Parts of a larger batch
+            pass the count of the whole, with accumulate=True from the second part on, and get the gradient of the
+            whole.
+        documents: (B, T) integers; tokens of different documents do not see one another.
+        dropout: (seed, step, micro-step), from which the masks are drawn; needed where config.dropout is not 0.
+
+        Returns (loss, grads): an array of the backend of no dimension, and {name: array}, views of one flat buffer that
+        the next call overwrites. The rows are shared among worker threads; the result is the same for any number of
+        them up to rounding, and bit for bit for the same number. Raises TypeError or ValueError naming the argument.
+        """
+        if self.config.dropout and dropout is None:
+            raise ValueError(f"dropout: expected (seed, step, micro-step), because config.dropout is "
+                             f"{self.config.dropout}, got None; model.loss is the pass without dropout")
+        batch, divisor = self._upload(ids, targets, documents, divisor)
+        workers = self._choose_workers(batch.shape[1])
+        shards = np.array_split(np.arange(batch.shape[1]), workers)
+        while len(self._gradients) < workers:
+            self._gradients.append(self.parameters.new_gradients())
+
+        def work(worker):
+            buffer, grads = self._gradients[worker]
+            if worker > 0 or not accumulate:
+                buffer[...] = 0
+            first, last = int(shards[worker][0]), int(shards[worker][-1])
+            return self._shard_loss_and_grads(batch[:, first:last + 1], first, divisor, dropout, grads)
+
+        if workers == 1:
+            losses = [work(0)]
+        else:
+            with blas_threads(max(1, cores() // workers)):
+                losses = run_in_threads([lambda worker=worker: work(worker) for worker in range(workers)])
+        total, grads = self._gradients[0]
+        for buffer, _ in self._gradients[1:workers]:
+            total += buffer
+        return sum(losses[1:], start=losses[0]), grads
+
+    @property
+    def gradient(self):
+        """The flat gradient buffer that `loss_and_grads` fills, the twin of `parameters.trainable`; None before."""
+        return self._gradients[0][0] if self._gradients else None
+
+    def _upload(self, ids, targets, documents, divisor):
+        """Check on the host and send in one piece: (2 or 3, B, T) ids, targets, documents; and the divisor."""
+        ids = check_tokens(ids, self.config)
+        targets = check_targets(targets, ids, "targets", self.config.vocab_size)
+        rows = [ids, targets]
+        if documents is not None:
+            rows.append(check_targets(documents, ids, "documents"))
+        if divisor is None:
+            divisor = max(int(np.count_nonzero(targets != -100)), 1)
+        if not divisor > 0:
+            raise ValueError(f"divisor: expected a number above 0, got {divisor}")
+        return self.backend.asarray(np.stack(rows)), divisor
+
+    def _choose_workers(self, rows):
+        if not self.backend.runs_in_threads:
+            return 1
+        if self.workers is not None:
+            return max(1, min(self.workers, rows))
+        return choose_workers(rows, self.parameters.trainable.nbytes)
+
+    def _shard_loss(self, batch, first_row, divisor, dropout, *, keep_caches):
+        ids, targets = batch[0], batch[1]                                       # (B, T) each
+        context = Context(documents=batch[2] if len(batch) > 2 else None, dropout=dropout, first_row=first_row)
+        hidden, cache = self.forward(ids, slice(0, ids.shape[1]), context, keep_caches=keep_caches)
+        logits, head_cache = self.lm_head.forward(hidden)                       # (B, T, vocab_size)
+        loss, loss_cache = self.backend.cross_entropy_forward(logits, targets=targets, divisor=divisor)     # ()
+        return loss, (cache, head_cache, loss_cache)
+
+    def _shard_loss_and_grads(self, batch, first_row, divisor, dropout, grads):
+        loss, caches = self._shard_loss(batch, first_row, divisor, dropout, keep_caches=True)
+        cache, head_cache, loss_cache = caches
+        dlogits = self.backend.cross_entropy_backward(1.0, loss_cache)          # (B, T, vocab_size)
+        dhidden = self.lm_head.backward(dlogits, head_cache, grads)             # (B, T, hidden)
+        self.backward(dhidden, cache, grads)
+        return loss
+
+    # ---- generation
+
+    def generate(self, prompt_ids, max_new_tokens=50, *, temperature=1.0, top_k=None, top_p=None, min_p=None, seed=0,
+                 on_limit="stop"):
+        """Continue a prompt, one token after another: an iterator that yields each token as soon as it is drawn.
+
+        prompt_ids: one sequence of integers, and the iterator yields integers; or a list of sequences, perhaps of
+            different lengths, and it yields arrays (B,), with -1 for a row that has ended.
+        temperature, top_k, top_p, min_p: see `tinyllama.ops.sampling`; the temperature 0 is greedy. seed: the same
+            seed gives the same text.
+        on_limit: what to do when the context is full, "stop" or "slide" (go on with the last half of the tokens).
+            Either gives a `ContextLimitWarning`.
+
+        A text ends after an end token of the configuration, which is still yielded, or after `max_new_tokens`. Raises
+        TypeError or ValueError, naming the argument, before the first token.
+        """
+        prompts, single = check_prompts(prompt_ids, self.config)
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens: expected at least 0, got {max_new_tokens}")
+        if on_limit not in ("stop", "slide"):
+            raise ValueError(f"on_limit: expected 'stop' or 'slide', got {on_limit!r}")
+        sampling = Sampling(temperature, top_k, top_p, min_p, seed).check()
+        limit = self.config.max_position_embeddings
+        capacity = min(limit, max(map(len, prompts)) + max_new_tokens)
+        tokens = generate(lambda: new_step(self, len(prompts), capacity), prompts, backend=self.backend,
+                          max_new_tokens=max_new_tokens, context_limit=limit, end_tokens=self.config.end_tokens,
+                          sampling=sampling, on_limit=on_limit)
+        return (int(token[0]) for token in tokens) if single else tokens

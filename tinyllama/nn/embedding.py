@@ -1,0 +1,24 @@
+"""Tables of vectors: one row for each token, or for each position."""
+
+from tinyllama.nn.layer import Layer
+from tinyllama.nn.parameters import Declaration
+
+
+class Embedding(Layer):
+    """y = weight[ids], with the parameter NAME.weight (V, D)."""
+
+    def __init__(self, name, rows, hidden_size, *, std=0.02):
+        self.weight, self.shape, self.std = f"{name}.weight", (rows, hidden_size), std
+
+    def own_declarations(self):
+        """The table."""
+        return [Declaration(self.weight, self.shape, std=self.std)]
+
+    def forward(self, ids):
+        """ids: (...)  ->  y: (..., D), cache."""
+        return self.ops.embedding_forward(ids, self.parameters[self.weight])
+
+    def backward(self, dy, cache, grads):
+        """dy: (..., D)  ->  nothing, because ids have no gradient."""
+        if self.weight in grads:
+            grads.add(self.weight, self.ops.embedding_backward(dy, cache))

@@ -1,0 +1,158 @@
+"""Where the weights live: one flat buffer for all that are trained, one for all that are frozen.
+
+A parameter is a named view into its buffer. The optimizer then is one pass over one array, clipping one reduction, and
+a copy to another machine one message. Parameters that are multiplied by the same input (q, k and v; gate and up) lie
+next to each other, so that their fused product is a wider view of the same memory.
+"""
+
+import fnmatch
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+ALIGNMENT = 64      # bytes: every array starts on a cache line of its own
+
+
+class Declaration(NamedTuple):
+    """What a layer asks for: an array of this name and shape, and how it begins.
+
+    The values are drawn from a normal distribution with standard deviation `std`, or all equal to `fill` where `std` is
+    0. `decays`: whether weight decay applies. `parts`, where given, are the names of the pieces that the array is made
+    of and their numbers of rows: the pieces are the parameters, and the whole is the wider view.
+    """
+
+    name: str
+    shape: tuple
+    std: float = 0.0
+    fill: float = 0.0
+    decays: bool = True
+    parts: tuple = ()
+
+
+class NamedViews(Mapping):
+    """Named arrays that share a flat buffer. Iteration gives each parameter once.
+
+    Look-up also finds the fused views, such as `model.layers.0.self_attn.qkv_proj.weight`, and the other names of tied
+    parameters.
+    """
+
+    def __init__(self, views, names):
+        self._views, self._names = views, names
+
+    def __getitem__(self, name):
+        return self._views[name]
+
+    def __contains__(self, name):
+        return name in self._views
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+    def add(self, name, gradient):
+        """Add to the array `name`; a gradient of None, for a parameter that is frozen or absent, adds nothing."""
+        if gradient is not None:
+            self._views[name] += gradient
+
+
+class Layout:
+    """The places of arrays in a flat buffer: first those that decay, then the others, each aligned to 64 bytes.
+
+    The pieces of a fused array follow one another without a gap. size: the length of the buffer in elements. decaying:
+    how many of them, at the front, decay. The padding between arrays is zero and stays zero.
+    """
+
+    def __init__(self, declarations, dtype, other_names=None):
+        per_line = ALIGNMENT // np.dtype(dtype).itemsize
+        self.places, self.names = {}, []        # name -> (start, shape); the names that iteration gives
+        self.size = self.decaying = 0
+        for decays in (True, False):
+            for declaration in declarations:
+                if declaration.decays == decays:
+                    self._place(declaration)
+                    self.size = -(-self.size // per_line) * per_line
+            if decays:
+                self.decaying = self.size
+        for other, name in (other_names or {}).items():
+            if name in self.places:
+                self.places[other] = self.places[name]
+
+    def _place(self, declaration):
+        start = self.size
+        self.places[declaration.name] = (start, declaration.shape)
+        self.size += math.prod(declaration.shape)
+        for name, rows in declaration.parts:
+            shape = (rows, *declaration.shape[1:])
+            self.places[name] = (start, shape)
+            start += math.prod(shape)
+        self.names += [name for name, _ in declaration.parts] or [declaration.name]
+
+    def views(self, buffer):
+        """The named views of a buffer that has this layout."""
+        views = {name: buffer[start:start + math.prod(shape)].reshape(shape)
+                 for name, (start, shape) in self.places.items()}
+        return NamedViews(views, self.names)
+
+
+class Parameters(NamedViews):
+    """All weights of a network by name, trainable and frozen.
+
+    declarations: what the layers ask for; a name that is declared twice is one parameter (tied or shared weights).
+    frozen: patterns of names, such as "model.embed_tokens.*", that get no gradients. other_names: {alias: name}.
+    The initial values are drawn in float64 by NumPy on the host, in the order of the declarations, so that they depend
+    on the seed alone and not on backend or dtype.
+
+    trainable, frozen: the flat buffers. decaying: how many elements at the front of `trainable` decay.
+    Raises ValueError where a pattern matches nothing, or only a part of a fused parameter.
+    """
+
+    def __init__(self, declarations, backend, *, dtype="float32", seed=0, frozen=(), other_names=None):
+        self.backend, self.dtype = backend, dtype
+        declarations = list({declaration.name: declaration for declaration in reversed(declarations)}.values())[::-1]
+        is_frozen = _find_frozen(declarations, frozen)
+        self._layout = Layout([d for d in declarations if not is_frozen[d.name]], dtype, other_names)
+        frozen_layout = Layout([d for d in declarations if is_frozen[d.name]], dtype, other_names)
+        self.decaying = self._layout.decaying
+
+        rng = np.random.default_rng(seed)
+        host = {layout: np.zeros(layout.size, dtype) for layout in (self._layout, frozen_layout)}
+        for declaration in declarations:
+            layout = frozen_layout if is_frozen[declaration.name] else self._layout
+            array = layout.views(host[layout])[declaration.name]
+            array[...] = rng.normal(0.0, declaration.std, declaration.shape) if declaration.std else declaration.fill
+        self.trainable, self.frozen = (self._upload(host[layout]) for layout in (self._layout, frozen_layout))
+        trainable, frozen = self._layout.views(self.trainable), frozen_layout.views(self.frozen)
+        names = [name for d in declarations for name in ([part for part, _ in d.parts] or [d.name])]
+        super().__init__({**trainable._views, **frozen._views}, names)
+
+    def new_gradients(self):
+        """A gradient for every trainable parameter, zero: (flat buffer, named views of it)."""
+        buffer = self.backend.zeros(self._layout.size, self.dtype)
+        return buffer, self._layout.views(buffer)
+
+    def _upload(self, host):
+        buffer = self.backend.zeros(host.size, self.dtype)
+        buffer[...] = self.backend.asarray(host)
+        return buffer
+
+
+def _find_frozen(declarations, patterns):
+    """{declaration name: whether it is frozen}."""
+    is_frozen, matched = {}, set()
+    for declaration in declarations:
+        names = [name for name, _ in declaration.parts] or [declaration.name]
+        hits = [pattern for name in names for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
+        held = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+        if any(held) and not all(held):
+            raise ValueError(f"frozen: expected all or none of {', '.join(names)}, which are one array; "
+                             f"the patterns {list(patterns)} match only some")
+        is_frozen[declaration.name] = any(held)
+        matched.update(hits)
+    unmatched = [pattern for pattern in patterns if pattern not in matched]
+    if unmatched:
+        raise ValueError(f"frozen: no parameter is named like {unmatched[0]!r}")
+    return is_frozen
