@@ -1,0 +1,28 @@
+# `make demo` trains a small LLaMA on Shakespeare; `make test` runs the tests. Both set everything up first.
+
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	$(BIN)/tinyllama train --data shakespeare --steps 1500
+	$(BIN)/tinyllama gradcheck
+
+test: .venv/installed
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[data,dev]"
+	$(BIN)/python -c "open('.venv/installed', 'w').close()"
+
+clean:
+	$(PYTHON) -c "import shutil; shutil.rmtree('.venv', ignore_errors=True)"

@@ -1,0 +1,114 @@
+"""The command line: `tinyllama ...`. Each command reads its arguments here and does its work elsewhere.
+
+The heavy imports stand inside the commands, so that `tinyllama --help` answers at once.
+"""
+
+import contextlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="A LLaMA from scratch: train it, prove its gradients, let it write.")
+
+
+@app.callback()
+def root():
+    """A LLaMA from scratch: train it, prove its gradients, let it write."""
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Option(help='"shakespeare", or the path of a UTF-8 text file.')] = "shakespeare",
+    out: Annotated[Path | None, typer.Option(help="Where to save it; runs/NAME-1, -2, ... if not given.")] = None,
+    steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Rows of a batch.")] = 12,
+    context: Annotated[int, typer.Option(help="Tokens of a row.")] = 64,
+    layers: Annotated[int, typer.Option(help="num_hidden_layers")] = 4,
+    hidden_size: Annotated[int, typer.Option(help="Features of a token.")] = 128,
+    intermediate_size: Annotated[int | None, typer.Option(help="Features inside the MLP; 8/3 hidden_size.")] = None,
+    heads: Annotated[int, typer.Option(help="num_attention_heads")] = 4,
+    key_value_heads: Annotated[int | None, typer.Option(help="Fewer than heads for grouped queries.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="The peak, after the warm-up.")] = 1e-3,
+    dropout: Annotated[float, typer.Option(help="The rate of dropout while training.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Draws the weights, the batches and the dropout.")] = 0,
+    backend: Annotated[str, typer.Option(help="Which backend computes.")] = "numpy",
+    workers: Annotated[int | None, typer.Option(help="Threads that share a step; found out if not given.")] = None,
+):
+    """Train a character model on real text, show a sample, save the model and a plot of the loss."""
+    from tinyllama.training.run import RunSettings, run_training
+    run_training(RunSettings(
+        data=data, out=out, steps=steps, batch_size=batch_size, context=context, layers=layers,
+        hidden_size=hidden_size, intermediate_size=intermediate_size, heads=heads, key_value_heads=key_value_heads,
+        learning_rate=learning_rate, dropout=dropout, seed=seed, backend=backend, workers=workers))
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
+    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
+    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 500,
+    temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k most probable.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the fewest that reach probability p together.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Draw from those with at least p times the best's.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    backend: Annotated[str, typer.Option(help="Which backend computes.")] = "numpy",
+    stop_at_limit: Annotated[bool, typer.Option(help="Stop when the context is full, instead of forgetting.")] = False,
+):
+    """Continue a prompt, showing every token as it is drawn."""
+    from tinyllama.formats import load
+    from tinyllama.tokenizers import load_tokenizer
+    llama, tokenizer = load(model, backend=backend), load_tokenizer(model)
+    tokens = llama.generate(tokenizer.encode(prompt), max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                            min_p=min_p, seed=seed, on_limit="stop" if stop_at_limit else "slide")
+    sys.stdout.write(prompt.lstrip("\n"))
+    with _limit_without_warning():
+        for token in tokens:
+            sys.stdout.write(tokenizer.decode([token]))
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command()
+def gradcheck(
+    ops: Annotated[list[str] | None, typer.Argument(help='Operations, or "llama"; all if none is named.')] = None,
+    backend: Annotated[str, typer.Option(help="Whose functions are checked.")] = "numpy",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+):
+    """Check every gradient against differences, and print its error. Exits with 1 if one is wrong."""
+    from tinyllama.course.gradient_table import gradient_table, print_gradient_table
+    rows = gradient_table(ops, backend=backend)
+    if as_json:
+        rows = list(rows)
+        print(json.dumps([row._asdict() for row in rows], indent=2, ensure_ascii=False))
+    else:
+        rows = print_gradient_table(rows)
+    if any(row.failure for row in rows):
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _limit_without_warning():
+    """Sliding is what was asked for, so its warning would only interrupt the text."""
+    from tinyllama.generation import ContextLimitWarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ContextLimitWarning)
+        yield
+
+
+def main():
+    """Run a command. A mistake of the user is one line on standard error and exit code 2, never a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError) as error:
+        print(f"tinyllama: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

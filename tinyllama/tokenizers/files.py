@@ -1,0 +1,58 @@
+"""The file a tokenizer is kept in: JSON, named tokenizer.json, with a "type" that says which tokenizer it holds."""
+
+import json
+import os
+from pathlib import Path
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def write_document(path, document):
+    """Write a JSON document to `path`, or to tokenizer.json in it where `path` is a directory.
+
+    The text is written beside the file and then moved over it, so that a reader sees the old file or the new one and
+    never half of one. Folders on the way are made.
+    """
+    file = _file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_document(path):
+    """The JSON document in `path`, or in tokenizer.json where `path` is a directory: a dict with a "type".
+
+    Raises FileNotFoundError where there is no such file, and ValueError where it is not a tokenizer that tinyllama
+    saved: not JSON, cut short, or written by another program.
+    """
+    file = _file(path)
+    if not file.exists():
+        raise FileNotFoundError(f"{path}: expected a tokenizer's file or a directory that holds {TOKENIZER_FILE}, got "
+                                + ("a directory without it" if file != Path(path) else "a path where nothing is"))
+    try:
+        document = json.loads(file.read_bytes())
+    except ValueError as error:     # not JSON, or not even text
+        raise ValueError(f"{file}: expected a tokenizer saved as JSON, got a file that is not JSON or was cut short "
+                         f"({error})") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{file}: expected a JSON object, got JSON of another kind: {str(document)[:40]}")
+    if "type" not in document:
+        raise ValueError(f'{file}: expected a tokenizer saved by tinyllama, with a "type", got a JSON object with '
+                         + (", ".join(f'"{key}"' for key in list(document)[:6]) or "nothing in it"))
+    return document
+
+
+def expect(path, document, key, expected):
+    """Raise ValueError unless the document's `key` is one of the `expected` values."""
+    if document.get(key) not in expected:
+        choices = " or ".join(repr(value) for value in expected)
+        raise ValueError(f'{path}: expected "{key}" to be {choices}, got {document.get(key)!r}')
+
+
+def _file(path):
+    path = Path(path)
+    return path / TOKENIZER_FILE if path.is_dir() else path
