@@ -3,10 +3,8 @@
 The heavy imports stand inside the commands, so that `tinyllama --help` answers at once.
 """
 
-import contextlib
 import json
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +48,7 @@ def train(
 @app.command()
 def generate(
     model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
-    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
+    prompt: Annotated[str | None, typer.Option(help="The text to continue; a new line if not given.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 500,
     temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k most probable.")] = None,
@@ -62,15 +60,15 @@ def generate(
 ):
     """Continue a prompt, showing every token as it is drawn."""
     from tinyllama.formats import load
+    from tinyllama.models.writing import write
     from tinyllama.tokenizers import load_tokenizer
     llama, tokenizer = load(model, backend=backend), load_tokenizer(model)
-    tokens = llama.generate(tokenizer.encode(prompt), max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                            min_p=min_p, seed=seed, on_limit="stop" if stop_at_limit else "slide")
-    sys.stdout.write(prompt.lstrip("\n"))
-    with _limit_without_warning():
-        for token in tokens:
-            sys.stdout.write(tokenizer.decode([token]))
-            sys.stdout.flush()
+    pieces = write(llama, tokenizer, prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+                   top_p=top_p, min_p=min_p, seed=seed, on_limit="stop" if stop_at_limit else "slide")
+    sys.stdout.write(prompt or "")
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
     sys.stdout.write("\n")
 
 
@@ -90,15 +88,6 @@ def gradcheck(
         rows = print_gradient_table(rows)
     if any(row.failure for row in rows):
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _limit_without_warning():
-    """Sliding is what was asked for, so its warning would only interrupt the text."""
-    from tinyllama.generation import ContextLimitWarning
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ContextLimitWarning)
-        yield
 
 
 def main():

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tinyllama.data import Batches, read_text, split, validation_windows
 from tinyllama.formats import save
 from tinyllama.models import Llama, LlamaConfig
+from tinyllama.models.writing import write
 from tinyllama.tokenizers import CharacterTokenizer
 from tinyllama.training.trainer import TrainingSettings, evaluate, train
 
@@ -68,6 +69,7 @@ def run_training(settings, console=None):
     training = TrainingSettings(steps=settings.steps, learning_rate=settings.learning_rate, seed=settings.seed)
     model = Llama(settings.model_config(tokenizer.vocab_size), backend=settings.backend, seed=settings.seed,
                   workers=settings.workers)
+    out.mkdir(parents=True, exist_ok=True)
     _announce(console, settings, model, text, tokenizer)
 
     def validate():
@@ -118,10 +120,9 @@ def _announce(console, settings, model, text, tokenizer):
 
 
 def _show_sample(console, model, tokenizer):
-    prompt = tokenizer.encode("\n") if "\n" in tokenizer.characters else [0]
-    tokens = model.generate(prompt, min(SAMPLE_TOKENS, model.config.max_position_embeddings), temperature=0.8)
     console.rule("a sample")
-    console.print(tokenizer.decode(list(tokens)).strip(), markup=False, highlight=False)
+    text = "".join(write(model, tokenizer, max_new_tokens=SAMPLE_TOKENS, temperature=0.8))
+    console.print(text.strip(), markup=False, highlight=False)
     console.rule()
 
 
