@@ -5,6 +5,7 @@ The heavy imports stand inside the commands, so that `tinyllama --help` answers 
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -92,6 +93,8 @@ def gradcheck(
 
 def main():
     """Run a command. A mistake of the user is one line on standard error and exit code 2, never a traceback."""
+    warnings.formatwarning = lambda message, *_: f"tinyllama: {message}\n"
+    warnings.filterwarnings("ignore", message=".*goes on with the last half")       # what `generate` was asked to do
     try:
         app()
     except (ValueError, TypeError, OSError) as error:
