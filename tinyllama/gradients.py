@@ -89,12 +89,10 @@ def gradcheck(forward, backward, *arrays, tolerance=1e-7, step=1e-5, check_seed=
         rows.append(_check_argument(problem, i, gradients[i], step))
     report = GradientReport(problem.name, tuple(rows), tolerance)
     for i, row in zip(problem.differentiable, rows, strict=True):
-        if not np.isfinite(row.norm) or not row.norm > 0:
-            what = "is all zeros, so the check would prove nothing" if row.norm == 0 else "is not finite"
-            expected = f"by differences its derivative along a random direction is {row.expected:.6e}"
-            raise GradientError(f"{problem.name}: the gradient of {row.argument} {what}; {expected}.\n{report}", report)
-        if not max(row.error, row.jacobian_error or 0.0) <= tolerance:
-            raise GradientError(f"{problem.name}: the gradient of {row.argument} is wrong.\n"
+        wrong = not max(row.error, row.jacobian_error or 0.0) <= tolerance
+        if wrong or not row.norm > 0:
+            problem_found = "is wrong" if wrong else "is all zeros, and so are the differences: this proves nothing"
+            raise GradientError(f"{problem.name}: the gradient of {row.argument} {problem_found}.\n"
                                 f"{problem.worst_element(i, gradients[i], step)}\n{report}", report)
     return report
 
@@ -165,11 +163,10 @@ class _Problem:
         if not self.differentiable:
             raise TypeError(f"{self.name}: expected at least one floating-point array among the arguments, got none")
         rng = np.random.default_rng(check_seed)
-        before = [None if array is None else array.copy() for array in self.arrays]
+        named = zip([*self.names, *settings], [*self.arrays, *settings.values()], strict=True)
+        self._originals = [(name, array, array.copy()) for name, array in named if isinstance(array, np.ndarray)]
         y = self.value()
-        for name, array, kept in zip(self.names, self.arrays, before, strict=True):
-            if array is not None and not np.array_equal(array, kept, equal_nan=array.dtype.kind == "f"):
-                raise GradientError(f"{self.name}: the forward function changed its argument {name}")
+        self._require_unchanged("forward")
         self.dy = np.asarray(rng.normal(size=y.shape))
         self.directions = {i: rng.normal(size=self.arrays[i].shape) for i in self.differentiable}
 
@@ -185,14 +182,10 @@ class _Problem:
     def gradients(self, dy):
         """What backward returns, by argument number, after checking its form."""
         _, cache = self.forward(*self.arrays, **self.settings)
-        kept = dy.copy()
-        received = self.backward(dy, cache)
-        if not np.array_equal(dy, kept):
-            raise GradientError(f"{self.name}: the backward function changed the gradient that it was given")
-        received = list(received) if isinstance(received, tuple) else [received]
+        received = self._call_backward(dy, cache)
         expected = [i for i, array in enumerate(self.arrays) if array is None or array.dtype.kind == "f"]
         if len(received) < len(expected) or any(extra is not None for extra in received[len(expected):]):
-            raise GradientError(f"{self.name}: expected {len(expected)} gradients, one for each of "
+            raise GradientError(f"{self.name}: expected one gradient for each of "
                                 f"{', '.join(self.names[i] for i in expected)}, got {len(received)}")
         gradients = dict(zip(expected, received, strict=False))
         for i in self.differentiable:
@@ -201,7 +194,26 @@ class _Problem:
                 got = "None" if shape is None else f"the shape {shape}"
                 raise GradientError(f"{self.name}: the gradient of {self.names[i]} must have its shape "
                                     f"{self.arrays[i].shape}, got {got}")
+        again = self._call_backward(dy, cache)
+        if not all(np.array_equal(received[n], again[n], equal_nan=True) for n, i in enumerate(expected)
+                   if i in self.differentiable):
+            raise GradientError(f"{self.name}: called twice with the same cache, it gave two results: "
+                                "the first call changed the cache")
         return {i: np.asarray(gradients[i]) for i in self.differentiable}
+
+    def _call_backward(self, dy, cache):
+        given = dy.copy()
+        received = self.backward(given, cache)
+        if not np.array_equal(given, dy):
+            raise GradientError(f"{self.name}: it changed the gradient that it was given")
+        self._require_unchanged("backward")
+        received = received if isinstance(received, tuple | list) else [received]
+        return [None if gradient is None else np.array(gradient) for gradient in received]
+
+    def _require_unchanged(self, direction):
+        for name, array, original in self._originals:
+            if not np.array_equal(array, original, equal_nan=array.dtype.kind == "f"):
+                raise GradientError(f"{self.name}: the {direction} function changed {name}, which it was given to read")
 
     def jacobian_error(self, i, step):
         """The largest difference between the Jacobian by columns (differences) and by rows (backward), relative."""

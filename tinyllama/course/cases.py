@@ -45,12 +45,14 @@ def cases(op=None):
 def _embedding(rng):
     ids = np.array([[2, 0, 2], [5, 2, 3]])
     yield "a token three times, two never", (ids, rng.normal(size=(6, 4))), {}
+    yield "one row", (ids[0], rng.normal(size=(6, 4))), {}
 
 
 def _linear(rng):
     x, weight, bias = rng.normal(size=(2, 3, 4)), rng.normal(size=(5, 4)), rng.normal(size=5)
     yield "with bias", (x, weight, bias), {}
     yield "without bias", (x, weight, None), {}
+    yield "a plain matrix", (rng.normal(size=(3, 4)), weight, bias), {}
 
 
 def _elementwise(rng):
@@ -75,6 +77,7 @@ def _layernorm(rng):
     x, weight, bias = rng.normal(0.7, 1.0, size=(2, 3, 4)), rng.normal(1.0, 0.5, size=4), rng.normal(size=4)
     yield "with bias", (x, weight, bias), {}
     yield "without bias, a large eps", (x, weight, None), {"eps": 0.3}
+    yield "a plain matrix", (rng.normal(0.7, 1.0, size=(3, 4)), weight, bias), {}
 
 
 def _rope(rng):
@@ -82,12 +85,12 @@ def _rope(rng):
               ("llama3", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                           "original_max_position_embeddings": 32})]
     for scaling_name, scaling in tables:
-        angles = np.outer(np.arange(1, 4), rope_frequencies(6, theta=100.0, scaling=scaling))    # (T, D/2)
+        angles = np.outer(np.arange(1, 5), rope_frequencies(6, theta=100.0, scaling=scaling))    # (T, D/2)
         for pairing in ("half-split", "interleaved"):
             settings = {"cos": np.cos(angles), "sin": np.sin(angles), "interleaved": pairing == "interleaved"}
-            yield f"{pairing}, {scaling_name}", (rng.normal(size=(2, 4, 3, 6)),), settings
-    angles = np.array([[0, 1, 2], [5, 6, 7]])[:, None, :, None] * np.array(rope_frequencies(6))  # (B, 1, T, D/2)
-    yield "each row at positions of its own", (rng.normal(size=(2, 4, 3, 6)),), {
+            yield f"{pairing}, {scaling_name}", (rng.normal(size=(2, 3, 4, 6)),), settings
+    angles = np.array([[0, 1, 2, 3], [5, 6, 7, 8]])[:, None, :, None] * np.array(rope_frequencies(6))  # (B, 1, T, D/2)
+    yield "each row at positions of its own", (rng.normal(size=(2, 3, 4, 6)),), {
         "cos": np.cos(angles), "sin": np.sin(angles)}
 
 
@@ -98,6 +101,7 @@ def _cross_entropy(rng):
     yield "label smoothing", (logits,), {"targets": targets, "label_smoothing": 0.2}
     yield "the divisor of a larger batch", (logits,), {"targets": targets, "divisor": 11}
     yield "another ignore_index", (logits,), {"targets": targets % 5, "ignore_index": 4}
+    yield "a plain matrix", (rng.normal(size=(4, 5)),), {"targets": np.array([4, -100, 0, 4])}
 
 
 def _mse(rng):
@@ -130,6 +134,9 @@ def _attention(rng):
     yield "queries that see nothing", draw(4, 2, 3, 5), {
         "causal": True, "query_start": np.array([0, 3]), "key_length": np.array([4, 0])}
     yield "another scale", draw(3, 3, 3, 5), {"scale": 0.9}
+    yield "one start for all rows", draw(4, 2, 3, 7), {"causal": True, "query_start": 3, "key_length": 6}
+    yield "a window over a cache", draw(4, 2, 3, 7), {
+        "causal": True, "window": 3, "query_start": np.array([4, 2]), "key_length": np.array([7, 5])}
 
 
 def _attention_tiled(rng):

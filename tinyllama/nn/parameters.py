@@ -54,8 +54,8 @@ class NamedViews(Mapping):
         return len(self._names)
 
     def add(self, name, gradient):
-        """Add to the array `name`; a gradient of None, for a parameter that is frozen or absent, adds nothing."""
-        if gradient is not None:
+        """Add to the array `name`. Nothing happens for a parameter that is frozen or absent, or a gradient of None."""
+        if gradient is not None and name in self:
             self._views[name] += gradient
 
 

@@ -5,8 +5,9 @@
 
 The positional floating-point arrays are what is differentiated; everything else is a keyword, but for `ids`, which are
 positional integers. `backward` returns one gradient for each differentiable argument, in their order: bare if there is
-one, a tuple if there are several. `needs`, a tuple of booleans, leaves out those that nobody will use. An operation
-writes to none of its arguments, keeps no state, and returns the dtype it was given. A cache is private to its pair.
+one, a tuple if there are several. `needs`, a tuple of booleans, leaves out those that nobody will use: None stands in
+their place. Where there is only one gradient, `needs` changes nothing. An operation writes to none of its arguments,
+keeps no state, and returns the dtype it was given. A cache is private to its pair.
 
 An operation that calls another takes it as a keyword of that name (`softmax_forward` in attention), so that a backend
 can hand it its own.

@@ -8,7 +8,10 @@ from tinyllama.ops.softmax import softmax_backward, softmax_forward
 
 
 class AttentionCache(NamedTuple):
-    """The arguments and the probabilities, (B, H, Tq, Tk): memory that grows with the square of the length."""
+    """The arguments and the probabilities, (B, H, Tq, Tk): memory that grows with the square of the length.
+
+    The row of a query that sees no key holds equal probabilities, which the result ignores.
+    """
 
     q: Any                  # (B, H, Tq, D)
     k: Any                  # (B, KV, Tk, D)
@@ -47,7 +50,7 @@ def attention_forward(q, k, v, *, causal=False, window=None, query_start=None, k
     probabilities, softmax_cache = softmax_forward(scores)                              # (B, H, Tq, Tk)
     y = _per_query_head(_per_key_head(probabilities, k) @ v, q)                         # (B, H, Tq, Dv)
     if visible is not None:
-        y = y * sees_a_key
+        y = xp.where(sees_a_key, y, 0)
     return y, AttentionCache(q, k, v, probabilities, softmax_cache, sees_a_key, scale)
 
 
@@ -57,7 +60,8 @@ def attention_backward(dy, cache, needs=None, *, softmax_backward=softmax_backwa
     dy: (B, H, Tq, Dv)  ->  dq: (B, H, Tq, D), dk: (B, KV, Tk, D), dv: (B, KV, Tk, Dv).
 
         dv      = Pᵀ · dy                       dP = dy · vᵀ
-        dscores = softmax_backward(dP)          zero where a key is hidden, since P is zero there
+        dscores = softmax_backward(dP)          zero where a key is hidden, since P is zero there; in a row that
+                                                sees nothing P is not, but dy is
         dq      = scale · dscores · k           dk = dscoresᵀ · (scale · q)
 
     The query heads of a group share a key head; their gradients are summed because they lie stacked as the rows of one
@@ -66,7 +70,7 @@ def attention_backward(dy, cache, needs=None, *, softmax_backward=softmax_backwa
     q, k, v, probabilities, softmax_cache, sees_a_key, scale = cache
     needs_q, needs_k, needs_v = wanted(needs, 3)
     if sees_a_key is not None:
-        dy = dy * sees_a_key                                                            # (B, H, Tq, Dv)
+        dy = array_namespace(dy).where(sees_a_key, dy, 0)   # a query that sees nothing gave zeros, whatever q, k, v
     dy = _per_key_head(dy, k)                                                           # (B, KV, G·Tq, Dv)
     dv = _per_key_head(probabilities, k).swapaxes(-1, -2) @ dy if needs_v else None     # (B, KV, Tk, Dv)
     if not (needs_q or needs_k):

@@ -7,7 +7,10 @@ from tinyllama.ops.attention_mask import AttentionMask, check_attention_shapes
 
 
 class AttentionTiledCache(NamedTuple):
-    """The arguments, the result, and the logarithm of each softmax's denominator: no (Tq, Tk) array."""
+    """The arguments, the result, and the logarithm of each softmax's denominator: no (Tq, Tk) array.
+
+    The logarithm of a query that sees no key is set to 0; every probability recomputed from it is exp(lowest) = 0.
+    """
 
     q: Any              # (B, H, Tq, D)
     k: Any              # (B, KV, Tk, D)
@@ -50,7 +53,7 @@ def attention_tiled_forward(q, k, v, *, causal=False, window=None, query_start=N
             if mask.hides_all(rows, columns):
                 continue
             j = slice(columns.start, columns.stop)
-            scores = (scale * q[:, :, i]) @ keys[:, :, j].swapaxes(-1, -2)                # (B, H, tile, tile)
+            scores = (scale * q[:, :, i]) @ keys[:, :, j].swapaxes(-1, -2)              # (B, H, tile, tile)
             visible = mask.visible(xp, rows, columns)
             if visible is not None:
                 scores = xp.where(visible, scores, lowest)
@@ -94,7 +97,7 @@ def attention_tiled_backward(dy, cache, needs=None):
             if mask.hides_all(rows, columns):
                 continue
             j = slice(columns.start, columns.stop)
-            scores = (scale * q[:, :, i]) @ keys[:, :, j].swapaxes(-1, -2)                # (B, H, tile, tile)
+            scores = (scale * q[:, :, i]) @ keys[:, :, j].swapaxes(-1, -2)              # (B, H, tile, tile)
             visible = mask.visible(xp, rows, columns)
             if visible is not None:
                 scores = xp.where(visible, scores, lowest)

@@ -6,7 +6,7 @@ from tinyllama.ops.array import array_namespace, as_rows, require_integers
 
 
 class CrossEntropyCache(NamedTuple):
-    """The logits, which their producer holds anyway, and one number a row. The probabilities are cheap to recompute."""
+    """The logits and one number a row. The probabilities, as large as the logits, are recomputed instead of kept."""
 
     logits: Any             # (..., V)
     logsumexp: Any          # (N, 1)

@@ -20,7 +20,8 @@ def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
 
     x: (..., D), weight: (D,), bias: (D,) or None  ->  y: (..., D), cache.
 
-    The variance is the mean square of the centred row, divided by D and not by D - 1.
+    The variance is the mean square of the centred row, divided by D and not by D - 1; eps keeps a row of equal numbers
+    from dividing by zero.
     Source: Ba, Kiros & Hinton 2016, eq. 4. Derived in chapter 07.
     """
     xp = array_namespace(x)

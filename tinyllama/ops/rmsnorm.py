@@ -17,7 +17,7 @@ def rmsnorm_forward(x, weight, *, eps=1e-5):
     """y = n · weight,   n = x · rstd,   rstd = 1 / sqrt(mean(x²) + eps), the mean along the last axis.
 
     x: (..., D), weight: (D,)  ->  y: (..., D), cache.
-    Source: Zhang & Sennrich 2019, eq. 4. Derived in chapter 07.
+    Source: Zhang & Sennrich 2019, eq. 4; eps keeps a row of zeros from dividing by zero. Derived in chapter 07.
     """
     xp = array_namespace(x)
     rstd = 1 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)    # (..., D) -> (..., 1)

@@ -17,7 +17,8 @@ class RoPECache(NamedTuple):
 def rope_forward(x, *, cos, sin, interleaved=False):
     """Rotate the pair (a, b) of features by its angle:  (a cos - b sin,  a sin + b cos).
 
-    x: (..., T, D), cos, sin: (T, D/2)  ->  y: (..., T, D), cache.
+    x: (..., T, D), cos, sin: (T, D/2)  ->  y: (..., T, D), cache. Where the rows of a batch stand at different
+    positions, cos and sin are (B, 1, T, D/2), the 1 for the heads.
 
     Two pairings are in use, and they differ by a permutation of the features:
         half-split    feature i is paired with i + D/2      Hugging Face, and every model of this library

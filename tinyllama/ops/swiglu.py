@@ -18,7 +18,7 @@ def swiglu_forward(x):
     x: (..., 2I)  ->  y: (..., I), cache.
 
     Both halves come in one array because one matrix product makes them. Raises ValueError where the last dimension is
-    odd. Source: Shazeer 2020, eq. 6. Derived in chapter 06.
+    odd. Source: Shazeer 2020, eq. 5. Derived in chapter 06.
     """
     gate, up = _halves(x)                                               # (..., I), (..., I)
     return gate * sigmoid(gate) * up, SwiGLUCache(x)                    # (..., I)

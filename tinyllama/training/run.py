@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tinyllama.data import Batches, read_text, split, validation_windows
 from tinyllama.formats import save
+from tinyllama.generation import ContextLimitWarning
 from tinyllama.models import Llama, LlamaConfig
 from tinyllama.models.writing import write
 from tinyllama.tokenizers import CharacterTokenizer
 from tinyllama.training.trainer import TrainingSettings, evaluate, train
 
 VALIDATION_BATCHES = 20
-EVALUATIONS = 8             # how often a run looks at its validation loss, the last time included
+EVALUATIONS = 8             # how often a run looks at its validation loss, the last step included,
+STEPS_BETWEEN = 50          # but no more often than this: an evaluation takes as long as several steps
 SAMPLE_TOKENS = 300
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "metrics.json", "loss.png")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class RunSettings:
 
     def model_config(self, vocab_size):
         """The model that these settings describe; its MLP is 8/3 as wide as itself, rounded up to a multiple of 8."""
-        intermediate_size = self.intermediate_size or 8 * math.ceil(self.hidden_size / 3)
+        intermediate_size = self.intermediate_size
+        if intermediate_size is None:
+            intermediate_size = 8 * math.ceil(self.hidden_size / 3)
         return LlamaConfig(
             vocab_size=vocab_size, hidden_size=self.hidden_size, intermediate_size=intermediate_size,
             num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.key_value_heads,
@@ -62,11 +68,12 @@ def run_training(settings, console=None):
     out = _free_directory(settings)
     text = read_text(settings.data)
     tokenizer = CharacterTokenizer.train(text)
-    train_ids, validation_ids = split(tokenizer.encode_to_array(text))
+    train_ids, validation_ids = _split(tokenizer.encode_to_array(text), settings)
     windows = {"batch_size": settings.batch_size, "context": settings.context}
     batches = Batches(train_ids, **windows, seed=settings.seed)
-    validation_windows(validation_ids, **windows, batches=1)        # raises now, not after the first hour
-    training = TrainingSettings(steps=settings.steps, learning_rate=settings.learning_rate, seed=settings.seed)
+    warmup_steps = min(TrainingSettings.warmup_steps, settings.steps // 10)     # a short run warms up in a tenth of it
+    training = TrainingSettings(steps=settings.steps, learning_rate=settings.learning_rate, warmup_steps=warmup_steps,
+                                seed=settings.seed)
     model = Llama(settings.model_config(tokenizer.vocab_size), backend=settings.backend, seed=settings.seed,
                   workers=settings.workers)
     out.mkdir(parents=True, exist_ok=True)
@@ -80,33 +87,49 @@ def run_training(settings, console=None):
     tokenizer.save(out / "tokenizer.json")
     metrics = {"settings": asdict(settings) | {"out": str(out)}, "losses": losses, "validation": validation}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, default=str), encoding="utf-8")
-    _show_sample(console, model, tokenizer)
     from tinyllama.training.plots import save_loss_plot
     save_loss_plot(out / "loss.png", losses, validation, title=f"A LLaMA learns {Path(settings.data).name}")
     if interrupted:
-        console.print(f"Interrupted after {len(losses)} of {settings.steps} steps; saved as it is.")
-    console.print(f"Saved {out} and {out / 'loss.png'}. To read more of it: tinyllama generate {out}", soft_wrap=True)
+        _say(console, f"Interrupted after {len(losses):,} of {settings.steps:,} steps; saved as it is.")
+    _show_sample(console, model, tokenizer)
+    _say(console, f"Saved {out} and {out / 'loss.png'}. To read more of it: tinyllama generate {out}")
     return out
+
+
+def _split(ids, settings):
+    """(ids to train on, ids to validate with). Raises ValueError where the smaller part is too short for a window."""
+    train_ids, validation_ids = split(ids)
+    if len(validation_ids) < settings.context + 1:
+        raise ValueError(f"{settings.data}: expected at least {10 * (settings.context + 1):,} characters, so that the "
+                         f"tenth of them that is kept for validation holds a window of {settings.context} and one "
+                         f"more, got {len(ids):,}; use a longer text or a smaller context")
+    return train_ids, validation_ids
 
 
 def _train(console, model, batches, training, validate):
     """Run the loop under a progress bar; returns (losses, [(step, validation loss)], whether Ctrl-C ended it)."""
     losses, validation, interrupted = [], [], False
     tokens = batches.batch_size * batches.context
-    every = max(training.steps // EVALUATIONS, 1)
+    evaluations = max(min(EVALUATIONS, training.steps // STEPS_BETWEEN), 1)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=training.steps)
-        mean, start = None, time.perf_counter()
+        mean, seconds, start = None, 0.0, time.perf_counter()
         try:
             for report in train(model, batches.batch, training):
                 losses.append(float(report.loss))
                 mean = losses[-1] if mean is None else 0.98 * mean + 0.02 * losses[-1]
-                speed = (report.step + 1) * tokens / (time.perf_counter() - start)
-                if (report.step + 1) % every == 0 or report.step + 1 == training.steps:
-                    validation.append((report.step + 1, validate()))
+                seconds += time.perf_counter() - start          # of training alone
+                done = report.step + 1
+                is_due = done * evaluations // training.steps > report.step * evaluations // training.steps
+                if is_due:
+                    validation.append((done, validate()))
                 shown = f"  validation {validation[-1][1]:.3f}" if validation else ""
-                progress.update(task, advance=1, description=f"loss {mean:.3f}{shown}  {speed:,.0f} tokens/s")
+                description = f"loss {mean:.3f}{shown}  {done * tokens / seconds:,.0f} tokens/s"
+                progress.update(task, advance=1, description=description)
+                if is_due and not (console.is_terminal or console.is_jupyter):      # no moving bar in a file or a pipe
+                    _say(console, f"{done:,}/{training.steps:,}  {description}")
+                start = time.perf_counter()
         except KeyboardInterrupt:
             interrupted = True
     return losses, validation, interrupted
@@ -114,24 +137,34 @@ def _train(console, model, batches, training, validate):
 
 def _announce(console, settings, model, text, tokenizer):
     parameters = sum(weight.size for weight in model.parameters.values())
-    console.print(f"{settings.data}: {len(text):,} characters, {tokenizer.vocab_size} distinct. "
+    _say(console, f"{settings.data}: {len(text):,} characters, {tokenizer.vocab_size} distinct. "
                   f"A LLaMA of {parameters:,} parameters, {settings.layers} layers of {settings.hidden_size}, "
                   f"learns from {settings.steps:,} batches of {settings.batch_size} × {settings.context}.")
 
 
 def _show_sample(console, model, tokenizer):
     console.rule("a sample")
-    text = "".join(write(model, tokenizer, max_new_tokens=SAMPLE_TOKENS, temperature=0.8))
-    console.print(text.strip(), markup=False, highlight=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ContextLimitWarning)        # a sample may well be longer than the context
+        text = "".join(write(model, tokenizer, max_new_tokens=SAMPLE_TOKENS, temperature=0.8))
+    _say(console, text.strip())
     console.rule()
 
 
+def _say(console, text):
+    """Print a text as it is: rich would take [brackets] in it for its own marks, and break lines without need."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _free_directory(settings):
-    """The directory of the run: the one asked for if it holds no model, else the first free runs/NAME-N."""
+    """The directory of the run: the one asked for if nothing in it would be lost, else the first free runs/NAME-N."""
     if settings.out is not None:
-        if (settings.out / "model.safetensors").exists():
-            raise ValueError(f"out: expected a directory without a model, but {settings.out} holds one; "
-                             f"choose another, or move that one away")
+        if settings.out.exists() and not settings.out.is_dir():
+            raise ValueError(f"out: expected a directory, got the file {settings.out}")
+        held = [name for name in FILES if (settings.out / name).exists()]
+        if held:
+            raise ValueError(f"out: expected a directory without a model, but {settings.out} holds "
+                             f"{', '.join(held)}; choose another, or move that one away")
         return settings.out
     name = re.sub(r"[^\w-]+", "-", Path(settings.data).stem).strip("-") or "run"
     number = 1
