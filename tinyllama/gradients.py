@@ -91,8 +91,8 @@ def gradcheck(forward, backward, *arrays, tolerance=1e-7, step=1e-5, check_seed=
     for i, row in zip(problem.differentiable, rows, strict=True):
         wrong = not max(row.error, row.jacobian_error or 0.0) <= tolerance
         if wrong or not row.norm > 0:
-            problem_found = "is wrong" if wrong else "is all zeros, and so are the differences: this proves nothing"
-            raise GradientError(f"{problem.name}: the gradient of {row.argument} {problem_found}.\n"
+            verdict = "is wrong" if wrong else "is all zeros, and so are the differences: this proves nothing"
+            raise GradientError(f"{problem.name}: the gradient of {row.argument} {verdict}.\n"
                                 f"{problem.worst_element(i, gradients[i], step)}\n{report}", report)
     return report
 

@@ -12,10 +12,9 @@ class SigmoidCache(NamedTuple):
 
 
 def sigmoid(x):
-    """1 / (1 + exp(-x)), for any x without overflow: the exponential is only ever taken of -|x|."""
+    """1 / (1 + exp(-x)). Below -80 the result is as good as zero, 2e-35, and exp must not overflow in float32."""
     xp = array_namespace(x)
-    e = xp.exp(-xp.abs(x))
-    return xp.where(x >= 0, 1, e) / (1 + e)
+    return 1 / (1 + xp.exp(-xp.maximum(x, -80)))
 
 
 def sigmoid_forward(x):
