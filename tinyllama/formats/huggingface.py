@@ -43,8 +43,10 @@ def save(model, path):
     if _config_in_force(directory) == new_config:
         os.replace(new_config, config)
     try:
-        new_config.unlink(missing_ok=True)
-        save_file(tensors, new_weights, metadata={"format": "pt"})      # transformers asks for this "format"
+        try:
+            save_file(tensors, new_weights, metadata={"format": "pt"})  # transformers asks for this "format"
+        except SafetensorError as error:
+            raise OSError(f"{new_weights}: the weights could not be written ({error})") from error
         new_config.write_text(settings + "\n", encoding="utf-8")
         shutil.copymode(new_config, new_weights)        # safetensors makes files that only their owner can read
         for file in (new_weights, new_config):
@@ -69,10 +71,9 @@ def load(path, *, backend="numpy", dtype="float32", frozen=(), workers=None):
     """
     directory = Path(path)
     if not directory.exists():
-        raise FileNotFoundError(f"{path}: expected a directory with {CONFIG} and {WEIGHTS}, got a path where nothing "
-                                f"is")
+        raise FileNotFoundError(f"{path}: expected a directory with {CONFIG} and weights, got a path where nothing is")
     if not directory.is_dir():
-        raise ValueError(f"{path}: expected a directory with {CONFIG} and {WEIGHTS}, got a file")
+        raise ValueError(f"{path}: expected a directory with {CONFIG} and weights, got a file")
     config = _read_config(_config_in_force(directory))
     weight_files = _find_weights(directory)
     with contextlib.ExitStack() as stack:
@@ -83,7 +84,7 @@ def load(path, *, backend="numpy", dtype="float32", frozen=(), workers=None):
         model = Llama(config, backend=backend, dtype=dtype, frozen=frozen, workers=workers)
         _check(tensors, model, directory)
         for name, parameter in model.parameters.items():
-            parameter[...] = model.backend.asarray(tensors[name][:].astype(model.dtype))
+            parameter[...] = model.backend.asarray(tensors[name][:])
     return model
 
 
@@ -105,11 +106,11 @@ def _flush(file):
 
 
 def _read_config(file):
+    settings = _read_json(file)
     try:
-        return LlamaConfig.from_dict(_read_json(file))
+        return LlamaConfig.from_dict(settings)
     except (TypeError, ValueError) as error:
-        message = str(error)
-        raise ValueError(message if message.startswith(str(file)) else f"{file}: {message}") from error
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _read_json(file):
@@ -131,7 +132,7 @@ def _find_weights(directory):
         names = [WEIGHTS]
     else:
         weight_map = _read_json(directory / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise ValueError(f'{directory / INDEX}: expected "weight_map", the file of each tensor, got {weight_map!r}')
         names = sorted(set(weight_map.values()))
     for name in names:
