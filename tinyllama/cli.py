@@ -3,7 +3,9 @@
 The heavy imports stand inside the commands, so that `tinyllama --help` answers at once.
 """
 
+import contextlib
 import json
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -26,12 +28,14 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Where to save it; runs/NAME-1, -2, ... if not given.")] = None,
     steps: Annotated[int, typer.Option(help="Updates of the weights.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Rows of a batch.")] = 12,
-    context: Annotated[int, typer.Option(help="Tokens of a row.")] = 64,
-    layers: Annotated[int, typer.Option(help="num_hidden_layers")] = 4,
+    context: Annotated[int, typer.Option(help="Characters of a row: how far the model sees back.")] = 64,
+    layers: Annotated[int, typer.Option(help="Blocks, one after the other.")] = 4,
     hidden_size: Annotated[int, typer.Option(help="Features of a token.")] = 128,
-    intermediate_size: Annotated[int | None, typer.Option(help="Features inside the MLP; 8/3 hidden_size.")] = None,
-    heads: Annotated[int, typer.Option(help="num_attention_heads")] = 4,
-    key_value_heads: Annotated[int | None, typer.Option(help="Fewer than heads for grouped queries.")] = None,
+    intermediate_size: Annotated[int | None, typer.Option(
+        help="Features inside the MLP; 8/3 of hidden-size if not given.")] = None,
+    heads: Annotated[int, typer.Option(help="Heads of attention, a divisor of hidden-size.")] = 4,
+    key_value_heads: Annotated[int | None, typer.Option(
+        help="Heads of keys and values, which groups of heads share; as many as heads if not given.")] = None,
     learning_rate: Annotated[float, typer.Option(help="The peak, after the warm-up.")] = 1e-3,
     dropout: Annotated[float, typer.Option(help="The rate of dropout while training.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Draws the weights, the batches and the dropout.")] = 0,
@@ -48,7 +52,7 @@ def train(
 
 @app.command()
 def generate(
-    model: Annotated[Path, typer.Argument(help="The directory of a trained model.")],
+    model: Annotated[Path, typer.Argument(help="The directory of a trained model, such as runs/shakespeare-1.")],
     prompt: Annotated[str | None, typer.Option(help="The text to continue; a new line if not given.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 500,
     temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.8,
@@ -57,7 +61,8 @@ def generate(
     min_p: Annotated[float | None, typer.Option(help="Draw from those with at least p times the best's.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
     backend: Annotated[str, typer.Option(help="Which backend computes.")] = "numpy",
-    stop_at_limit: Annotated[bool, typer.Option(help="Stop when the context is full, instead of forgetting.")] = False,
+    stop_at_limit: Annotated[bool, typer.Option(
+        "--stop-at-limit", help="Stop when the context is full, instead of forgetting the oldest half.")] = False,
 ):
     """Continue a prompt, showing every token as it is drawn."""
     from tinyllama.formats import load
@@ -67,10 +72,13 @@ def generate(
     pieces = write(llama, tokenizer, prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                    top_p=top_p, min_p=min_p, seed=seed, on_limit="stop" if stop_at_limit else "slide")
     sys.stdout.write(prompt or "")
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    with warnings.catch_warnings(record=True) as notes:     # that the context is full stands below the text, not in it
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    print(flush=True)
+    for note in notes:
+        print(f"tinyllama: {note.message}", file=sys.stderr)
 
 
 @app.command()
@@ -84,7 +92,8 @@ def gradcheck(
     rows = gradient_table(ops, backend=backend)
     if as_json:
         rows = list(rows)
-        print(json.dumps([row._asdict() for row in rows], indent=2, ensure_ascii=False))
+        finite = [row if math.isfinite(row.error) else row._replace(error=None) for row in rows]    # as JSON wants it
+        print(json.dumps([row._asdict() for row in finite], indent=2, ensure_ascii=False))
     else:
         rows = print_gradient_table(rows)
     if any(row.failure for row in rows):
@@ -93,11 +102,14 @@ def gradcheck(
 
 def main():
     """Run a command. A mistake of the user is one line on standard error and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):       # a terminal that cannot show a character shows "?" for it
+            stream.reconfigure(errors="replace")
     warnings.formatwarning = lambda message, *_: f"tinyllama: {message}\n"
     warnings.filterwarnings("ignore", message=".*goes on with the last half")       # what `generate` was asked to do
     try:
         app()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"tinyllama: {error}", file=sys.stderr)
         sys.exit(2)
 

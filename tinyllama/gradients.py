@@ -41,6 +41,11 @@ class ArgumentReport(NamedTuple):
     jacobian_error: float | None    # the largest error of any derivative, relative to the largest derivative;
                                     # None where there are too many to try
 
+    @property
+    def worst(self):
+        """The larger of the two errors; not a number if either is not."""
+        return float(np.max([self.error, self.jacobian_error or 0.0]))
+
 
 @dataclass(frozen=True)
 class GradientReport:
@@ -53,7 +58,7 @@ class GradientReport:
     @property
     def error(self):
         """The largest error of any argument, from the random direction and from the Jacobian."""
-        return max(max(row.error, row.jacobian_error or 0.0) for row in self.rows)
+        return float(np.max([row.worst for row in self.rows]))      # NaN, which max() may drop, stays
 
     def __str__(self):
         width = max(len("argument"), *(len(row.argument) for row in self.rows))
@@ -89,7 +94,7 @@ def gradcheck(forward, backward, *arrays, tolerance=1e-7, step=1e-5, check_seed=
         rows.append(_check_argument(problem, i, gradients[i], step))
     report = GradientReport(problem.name, tuple(rows), tolerance)
     for i, row in zip(problem.differentiable, rows, strict=True):
-        wrong = not max(row.error, row.jacobian_error or 0.0) <= tolerance
+        wrong = not row.worst <= tolerance
         if wrong or not row.norm > 0:
             verdict = "is wrong" if wrong else "is all zeros, and so are the differences: this proves nothing"
             raise GradientError(f"{problem.name}: the gradient of {row.argument} {verdict}.\n"

@@ -7,7 +7,7 @@ piece of work from end to end. Nothing here runs on import.
 import contextlib
 import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import threadpoolctl
 
@@ -48,10 +48,15 @@ def blas_threads(count):
 
 
 def run_in_threads(functions):
-    """Call every function in a thread of its own, and return their results in order; the first error is raised."""
+    """Call every function in a thread of its own, and return their results in order.
+
+    The first error is raised, but not before all have ended: nobody writes into the caller's arrays any more.
+    """
     if len(functions) == 1:
         return [functions[0]()]
-    return list(_pool(len(functions)).map(lambda function: function(), functions))
+    futures = [_pool(len(functions), os.getpid()).submit(function) for function in functions]
+    wait(futures)
+    return [future.result() for future in futures]
 
 
 @functools.cache
@@ -61,5 +66,6 @@ def _blas_controllers():
 
 
 @functools.cache
-def _pool(count):
+def _pool(count, process):
+    # One for each process: a forked child inherits the pool of its parent, but not the threads in it.
     return ThreadPoolExecutor(count, thread_name_prefix="tinyllama")

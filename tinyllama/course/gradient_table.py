@@ -1,5 +1,6 @@
 """The table of every gradient and its error: each operation on its cases, then a whole LLaMA."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -39,17 +40,17 @@ class TableRow(NamedTuple):
 
 
 def gradient_table(names=None, *, backend="numpy"):
-    """Check the operations `names`, or all and a whole LLaMA ("llama"), and yield a `TableRow` for each case.
+    """Check the operations `names`, or all and a whole LLaMA ("llama"): an iterator of a `TableRow` for each case.
 
-    Raises ValueError for a name that is no operation.
+    Raises ValueError, before the first row, for a name that is no operation or no backend.
     """
     backend = load_backend(backend) if isinstance(backend, str) else backend
     known = (*DIFFERENTIABLE, WHOLE_MODEL)
     for name in names or ():
         if name not in known:
             raise ValueError(f"op: expected one of {', '.join(known)}, got {name!r}")
-    for name in names or known:
-        yield from _model_rows(backend) if name == WHOLE_MODEL else _op_rows(name, backend)
+    return itertools.chain.from_iterable(
+        _model_rows(backend) if name == WHOLE_MODEL else _op_rows(name, backend) for name in names or known)
 
 
 def _op_rows(name, backend):
@@ -91,14 +92,15 @@ def print_gradient_table(rows):
     """
     console = Console()
     by_name = {}
-    with Live(_rendered(by_name), console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False, transient=True) as live:
         for row in rows:
             by_name.setdefault(row.name, []).append(row)
             live.update(_rendered(by_name), refresh=True)
+    console.print(_rendered(by_name))
     rows = [row for group in by_name.values() for row in group]
     for row in rows:
         if row.failure:
-            console.print(f"{row.name}, {row.label}: {row.failure}", markup=False, highlight=False)
+            console.print(f"{row.name}, {row.label}: {row.failure}", markup=False, highlight=False, soft_wrap=True)
     return rows
 
 
@@ -108,6 +110,6 @@ def _rendered(by_name):
         table.add_column(heading, justify="left" if heading in ("function", "") else "right")
     for name, rows in by_name.items():
         table.add_row(name, str(len(rows)), str(sum(row.gradients for row in rows)),
-                      f"{max(row.error for row in rows):.1e}", f"{rows[0].allowed:.0e}",
+                      f"{np.max([row.error for row in rows]):.1e}", f"{rows[0].allowed:.0e}",
                       "WRONG" if any(row.failure for row in rows) else "right")
     return table

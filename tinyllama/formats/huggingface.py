@@ -81,7 +81,7 @@ def load(path, *, backend="numpy", dtype="float32", frozen=(), workers=None):
         for file in weight_files:
             opened = stack.enter_context(_open(file))
             tensors.update({name: opened.get_slice(name) for name in opened.keys()})    # noqa: SIM118, it is no dict
-        model = Llama(config, backend=backend, dtype=dtype, frozen=frozen, workers=workers)
+        model = Llama(config, backend=backend, dtype=dtype, seed=None, frozen=frozen, workers=workers)
         _check(tensors, model, directory)
         for name, parameter in model.parameters.items():
             parameter[...] = model.backend.asarray(tensors[name][:])

@@ -14,8 +14,13 @@ CHOICES = {
     "positions": ("rope", "learned", "sinusoidal", "none"),
 }
 POSITIVE_INTEGERS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                     "num_key_value_heads", "head_dim", "max_position_embeddings", "num_unique_layers")
-POSITIVE_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range", "embedding_initializer_range")
+                     "max_position_embeddings")
+POSITIVE_INTEGERS_OR_NONE = ("num_key_value_heads", "head_dim", "num_unique_layers")
+POSITIVE_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range")
+POSITIVE_NUMBERS_OR_NONE = ("embedding_initializer_range",)
+# What transformers means where a Llama's config.json leaves these out; it differs from our own defaults.
+HUGGING_FACE_DEFAULTS = {"rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": 2}
+FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 
 
 @dataclass(frozen=True)
@@ -64,29 +69,56 @@ class LlamaConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        self._check_each_field()
         self._fill_in()
-        for name in POSITIVE_INTEGERS:
+        self._check_that_they_fit()
+
+    def _check_each_field(self):
+        for name in (*POSITIVE_INTEGERS, *POSITIVE_INTEGERS_OR_NONE):
             value = getattr(self, name)
-            _require(isinstance(value, numbers.Integral) and value >= 1 and not isinstance(value, bool),
+            _require(_is_positive_integer(value) or (value is None and name in POSITIVE_INTEGERS_OR_NONE),
                      name, "a whole number of at least 1", value)
-        for name in POSITIVE_NUMBERS:
+        for name in (*POSITIVE_NUMBERS, *POSITIVE_NUMBERS_OR_NONE):
             value = getattr(self, name)
-            _require(isinstance(value, numbers.Real) and value > 0 and math.isfinite(value), name,
-                     "a number above 0", value)
+            _require((isinstance(value, numbers.Real) and value > 0 and math.isfinite(value))
+                     or (value is None and name in POSITIVE_NUMBERS_OR_NONE), name, "a number above 0", value)
         for name, choices in CHOICES.items():
             expected = f"one of {', '.join(map(repr, choices))}"
             _require(getattr(self, name) in choices, name, expected, getattr(self, name))
+        for name in FLAGS:
+            _require(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
+        _require(isinstance(self.dropout, numbers.Real) and 0 <= self.dropout < 1, "dropout", "0 <= dropout < 1",
+                 self.dropout)
+        _require(self.sliding_window is None or _is_positive_integer(self.sliding_window), "sliding_window",
+                 "at least 1, or None", self.sliding_window)
+        _require(self.rope_scaling is None or isinstance(self.rope_scaling, dict), "rope_scaling",
+                 "a dictionary, or None", self.rope_scaling)
+        for token in (self.bos_token_id, *self.end_tokens):
+            _require(token is None or (isinstance(token, numbers.Integral) and 0 <= token < self.vocab_size),
+                     "bos_token_id or eos_token_id", f"a token from 0 to {self.vocab_size - 1}", token)
+
+    def _fill_in(self):
+        """Replace each None that stands for "as usual" by what is usual."""
+        if self.head_dim is None:
+            _require(self.hidden_size % self.num_attention_heads == 0, "num_attention_heads",
+                     f"a divisor of hidden_size={self.hidden_size}, or a head_dim", self.num_attention_heads)
+        usual = {
+            "num_key_value_heads": self.num_attention_heads,
+            "head_dim": self.hidden_size // self.num_attention_heads,
+            "num_unique_layers": self.num_hidden_layers,
+            "embedding_initializer_range": self.initializer_range,
+        }
+        for name, value in usual.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _check_that_they_fit(self):
         _require(self.num_attention_heads % self.num_key_value_heads == 0, "num_key_value_heads",
                  f"a divisor of num_attention_heads={self.num_attention_heads}", self.num_key_value_heads)
         _require(self.num_unique_layers <= self.num_hidden_layers, "num_unique_layers",
                  f"at most num_hidden_layers={self.num_hidden_layers}", self.num_unique_layers)
-        _require(isinstance(self.dropout, numbers.Real) and 0 <= self.dropout < 1, "dropout", "0 <= dropout < 1",
-                 self.dropout)
-        _require(self.sliding_window is None or self.sliding_window >= 1, "sliding_window", "at least 1, or None",
-                 self.sliding_window)
-        for token in (self.bos_token_id, *self.end_tokens):
-            _require(token is None or (isinstance(token, numbers.Integral) and 0 <= token < self.vocab_size),
-                     "bos_token_id or eos_token_id", f"a token from 0 to {self.vocab_size - 1}", token)
         if self.positions == "rope":
             _require(self.head_dim % 2 == 0, "head_dim", "an even number for rotary positions", self.head_dim)
             rope_frequencies(self.head_dim, theta=self.rope_theta, scaling=self.rope_scaling)
@@ -94,28 +126,12 @@ class LlamaConfig:
             _require(self.hidden_size % 2 == 0, "hidden_size", "an even number for sinusoidal positions",
                      self.hidden_size)
 
-    def _fill_in(self):
-        """Replace each None that stands for "as usual" by what is usual."""
-        if self.head_dim is None and self.num_attention_heads:
-            _require(self.hidden_size % self.num_attention_heads == 0, "num_attention_heads",
-                     f"a divisor of hidden_size={self.hidden_size}, or a head_dim", self.num_attention_heads)
-        usual = {
-            "num_key_value_heads": self.num_attention_heads,
-            "num_unique_layers": self.num_hidden_layers,
-            "embedding_initializer_range": self.initializer_range,
-        }
-        if self.head_dim is None and self.num_attention_heads:
-            usual["head_dim"] = self.hidden_size // self.num_attention_heads
-        for name, value in usual.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-
     @property
     def end_tokens(self):
         """The tokens that end a text, as a tuple: none, one or several."""
         if self.eos_token_id is None:
             return ()
-        return tuple(self.eos_token_id) if isinstance(self.eos_token_id, list | tuple) else (self.eos_token_id,)
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
 
     @property
     def is_plain_llama(self):
@@ -134,13 +150,19 @@ class LlamaConfig:
         kind = settings.get("model_type", "tinyllama")
         _require(kind in ("llama", "tinyllama"), "model_type", "'llama' or 'tinyllama'", kind)
         _require(settings.get("hidden_act", "silu") == "silu", "hidden_act", "'silu'", settings.get("hidden_act"))
+        chosen = dict(HUGGING_FACE_DEFAULTS) if kind == "llama" else {}
         names = [field.name for field in dataclasses.fields(cls)]
-        chosen = {name: settings[name] for name in names if name in settings}
-        rotation = settings.get("rope_parameters")
+        chosen |= {name: settings[name] for name in names if name in settings}
+        rotation = settings.get("rope_parameters") or chosen.get("rope_scaling")
         if rotation:
+            _require(isinstance(rotation, dict), "rope_parameters or rope_scaling", "a dictionary, or None", rotation)
+            _require(rotation.get("partial_rotary_factor", 1) == 1, "partial_rotary_factor", "1",
+                     rotation.get("partial_rotary_factor"))
             chosen["rope_theta"] = rotation.get("rope_theta", chosen.get("rope_theta", cls.rope_theta))
-            scaling = {key: value for key, value in rotation.items() if key != "rope_theta"}
-            chosen["rope_scaling"] = scaling if scaling.get("rope_type", "default") != "default" else None
+            scaling = {key: value for key, value in rotation.items()
+                       if key not in ("rope_theta", "partial_rotary_factor")}
+            is_plain = scaling.get("rope_type", scaling.get("type", "default")) == "default"
+            chosen["rope_scaling"] = None if is_plain and not scaling.keys() - {"rope_type", "type"} else scaling
         required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         missing = [name for name in required if name not in chosen]
         _require(not missing, "config", f"the keys {', '.join(required)}", f"no {', '.join(missing)}")
@@ -154,6 +176,10 @@ class LlamaConfig:
                 del settings[name]
             return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **settings}
         return {"model_type": "tinyllama", **settings}
+
+
+def _is_positive_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
 
 
 def _require(holds, name, expected, got):

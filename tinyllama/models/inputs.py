@@ -53,7 +53,7 @@ def _integers(values, name):
         values = np.asarray(values)
     except ValueError:
         raise ValueError(f"{name}: expected rows of equal length, got rows of different lengths") from None
-    if values.dtype.kind not in "iu":
+    if values.size and values.dtype.kind not in "iu":       # an empty list is of no kind; its shape is refused later
         raise TypeError(f"{name}: expected integers, got {values.dtype}")
     return values.astype(np.int64)
 

@@ -28,7 +28,7 @@ from tinyllama.nn import (
 
 
 class Llama(Layer):
-    """A LLaMA, or what `config` makes of it, with all weights drawn from `seed`.
+    """A LLaMA, or what `config` makes of it, with all weights drawn from `seed`; with None they are zero.
 
     backend: the name of a backend or a `Backend`. dtype: "float32" or "float64". frozen: patterns of parameter names
     that are not trained. workers: how many threads share a training step; None chooses by cores, rows and memory.

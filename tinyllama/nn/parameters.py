@@ -104,7 +104,7 @@ class Parameters(NamedViews):
     declarations: what the layers ask for; a name that is declared twice is one parameter (tied or shared weights).
     frozen: patterns of names, such as "model.embed_tokens.*", that get no gradients. other_names: {alias: name}.
     The initial values are drawn in float64 by NumPy on the host, in the order of the declarations, so that they depend
-    on the seed alone and not on backend or dtype.
+    on the seed alone and not on backend or dtype. With a seed of None nothing is drawn: the weights will be loaded.
 
     trainable, frozen: the flat buffers. decaying: how many elements at the front of `trainable` decay.
     Raises ValueError where a pattern matches nothing, or only a part of a fused parameter.
@@ -112,7 +112,10 @@ class Parameters(NamedViews):
 
     def __init__(self, declarations, backend, *, dtype="float32", seed=0, frozen=(), other_names=None):
         self.backend, self.dtype = backend, dtype
-        declarations = list({declaration.name: declaration for declaration in reversed(declarations)}.values())[::-1]
+        first = {}
+        for declaration in declarations:
+            first.setdefault(declaration.name, declaration)
+        declarations = list(first.values())
         is_frozen = _find_frozen(declarations, frozen)
         self._layout = Layout([d for d in declarations if not is_frozen[d.name]], dtype, other_names)
         frozen_layout = Layout([d for d in declarations if is_frozen[d.name]], dtype, other_names)
@@ -120,10 +123,14 @@ class Parameters(NamedViews):
 
         rng = np.random.default_rng(seed)
         host = {layout: np.zeros(layout.size, dtype) for layout in (self._layout, frozen_layout)}
+        views = {layout: layout.views(buffer) for layout, buffer in host.items()}
         for declaration in declarations:
             layout = frozen_layout if is_frozen[declaration.name] else self._layout
-            array = layout.views(host[layout])[declaration.name]
-            array[...] = rng.normal(0.0, declaration.std, declaration.shape) if declaration.std else declaration.fill
+            array = views[layout][declaration.name]
+            if declaration.std and seed is not None:
+                array[...] = rng.normal(0.0, declaration.std, declaration.shape)
+            else:
+                array[...] = declaration.fill
         self.trainable, self.frozen = (self._upload(host[layout]) for layout in (self._layout, frozen_layout))
         trainable, frozen = self._layout.views(self.trainable), frozen_layout.views(self.frozen)
         names = [name for d in declarations for name in ([part for part, _ in d.parts] or [d.name])]

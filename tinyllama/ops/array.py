@@ -24,6 +24,11 @@ def as_rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
+def in_dtype_of(x, number):
+    """`number`, so that arithmetic with it keeps the dtype of x: a NumPy integer or array would widen float32."""
+    return number.astype(x.dtype) if hasattr(number, "astype") else number
+
+
 def require_integers(x, name):
     """Raise TypeError unless the array `x` holds integers. Looks at the dtype alone, so it costs no transfer."""
     if x.dtype.kind not in "iu":

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from tinyllama.ops.array import array_namespace
+from tinyllama.ops.array import array_namespace, in_dtype_of
 from tinyllama.ops.sigmoid import sigmoid
 
 
@@ -11,7 +11,7 @@ class BinaryCrossEntropyCache(NamedTuple):
 
     logits: Any     # (...)
     targets: Any    # (...)
-    divisor: float
+    divisor: Any    # a number, or an array of no dimension
 
 
 def binary_cross_entropy_forward(logits, *, targets, divisor=None):
@@ -25,7 +25,7 @@ def binary_cross_entropy_forward(logits, *, targets, divisor=None):
     """
     xp = array_namespace(logits)
     softplus = xp.maximum(logits, 0) + xp.log1p(xp.exp(-xp.abs(logits)))            # (...)
-    divisor = max(logits.size, 1) if divisor is None else divisor
+    divisor = max(logits.size, 1) if divisor is None else in_dtype_of(logits, divisor)
     loss = xp.sum(softplus - targets * logits) / divisor                            # (...) -> ()
     return loss, BinaryCrossEntropyCache(logits, targets, divisor)
 

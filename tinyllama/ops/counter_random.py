@@ -13,7 +13,7 @@ def random_key(*numbers):
     """One integer of 64 bits from several, such as (seed, step, micro-step, layer, site). Their order matters."""
     key = 0
     for number in numbers:
-        key = _mix64(key ^ (number & _MASK64))
+        key = _mix64(key ^ (int(number) & _MASK64))
     return key
 
 

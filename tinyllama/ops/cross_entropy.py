@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from tinyllama.ops.array import array_namespace, as_rows, require_integers
+from tinyllama.ops.array import array_namespace, as_rows, in_dtype_of, require_integers
 
 
 class CrossEntropyCache(NamedTuple):
@@ -35,8 +35,7 @@ def cross_entropy_forward(logits, *, targets, ignore_index=-100, label_smoothing
     is_valid = targets != ignore_index
     valid = is_valid.astype(logits.dtype)[:, None]                      # (N, 1)
     targets = xp.where(is_valid, targets, 0)
-    if divisor is None:
-        divisor = xp.maximum(xp.sum(valid), 1)
+    divisor = xp.maximum(xp.sum(valid), 1) if divisor is None else in_dtype_of(logits, divisor)
 
     largest = xp.max(z, axis=-1, keepdims=True)                         # (N, 1)
     logsumexp = largest + xp.log(xp.sum(xp.exp(z - largest), axis=-1, keepdims=True))

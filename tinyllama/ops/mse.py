@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from tinyllama.ops.array import array_namespace
+from tinyllama.ops.array import array_namespace, in_dtype_of
 
 
 class MSECache(NamedTuple):
     """The difference, and what its squares were divided by."""
 
     difference: Any     # (...)
-    divisor: float
+    divisor: Any        # a number, or an array of no dimension
 
 
 def mse_forward(x, *, targets, divisor=None):
@@ -22,7 +22,7 @@ def mse_forward(x, *, targets, divisor=None):
     """
     xp = array_namespace(x)
     difference = x - targets                                            # (...)
-    divisor = max(difference.size, 1) if divisor is None else divisor
+    divisor = max(difference.size, 1) if divisor is None else in_dtype_of(x, divisor)
     return xp.sum(difference * difference) / divisor, MSECache(difference, divisor)     # (...) -> ()
 
 

@@ -63,25 +63,36 @@ def rope_frequencies(head_dim, *, theta=10000.0, scaling=None):
                     below old / "high_freq_factor", stay; those between are blended. old is
                     "original_max_position_embeddings".                         (Llama 3.1, Dubey et al. 2024)
 
-    Raises ValueError for an unknown kind or a missing key. Derived in chapter 10.
+    Raises ValueError for an unknown kind, a missing key, or a number out of range. Derived in chapter 10.
     """
     frequencies = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
     scaling = scaling or {"rope_type": "default"}
     kind = scaling.get("rope_type", scaling.get("type"))
-    try:
-        if kind == "default":
-            return frequencies
-        if kind == "linear":
-            return [frequency / scaling["factor"] for frequency in frequencies]
-        if kind == "llama3":
-            return [_llama3_frequency(frequency, scaling) for frequency in frequencies]
-    except KeyError as missing:
-        raise ValueError(f"rope_scaling: {kind!r} needs the key {missing}, got {scaling}") from None
+    if kind == "default":
+        return frequencies
+    if kind == "linear":
+        factor, = _positive_numbers(scaling, "factor")
+        return [frequency / factor for frequency in frequencies]
+    if kind == "llama3":
+        return [_llama3_frequency(frequency, scaling) for frequency in frequencies]
     raise ValueError(f"rope_scaling: expected rope_type 'default', 'linear' or 'llama3', got {scaling}")
 
 
 def _llama3_frequency(frequency, scaling):
-    turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)     # in the original context
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    keep = min(max((turns - low) / (high - low), 0.0), 1.0)     # 0: slower than low, 1: faster than high
-    return keep * frequency + (1 - keep) * frequency / scaling["factor"]
+    old, factor, low, high = _positive_numbers(scaling, "original_max_position_embeddings", "factor",
+                                               "low_freq_factor", "high_freq_factor")
+    if high <= low:
+        raise ValueError(f"rope_scaling: expected high_freq_factor above low_freq_factor={low}, got {high}")
+    turns = old * frequency / (2 * math.pi)                         # in the original context
+    keep = min(max((turns - low) / (high - low), 0.0), 1.0)         # 0: slower than low, 1: faster than high
+    return keep * frequency + (1 - keep) * frequency / factor
+
+
+def _positive_numbers(scaling, *names):
+    for name in names:
+        if name not in scaling:
+            kind = scaling.get("rope_type", scaling.get("type"))
+            raise ValueError(f"rope_scaling: {kind!r} needs the key {name!r}, got {scaling}")
+        if not isinstance(scaling[name], int | float) or not scaling[name] > 0:
+            raise ValueError(f"rope_scaling: expected a number above 0 for {name!r}, got {scaling[name]!r}")
+    return [scaling[name] for name in names]

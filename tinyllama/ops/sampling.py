@@ -25,12 +25,12 @@ def sample(logits, *, uniform, temperature=1.0, top_k=None, top_p=None, min_p=No
     p, _ = softmax_forward(xp.take_along_axis(logits, order, axis=-1) / temperature)        # (B, V)
     rank = xp.arange(logits.shape[-1])                                  # (V,)
     if top_k is not None:
-        p = _renormalise(xp, p * (rank < top_k))
+        p = _renormalise(xp, p * ((rank < top_k) | (rank == 0)))
     if top_p is not None:
         before = xp.cumsum(p, axis=-1) - p                              # (B, V)   probability of all that come first
         p = _renormalise(xp, p * ((before < top_p) | (rank == 0)))
     if min_p is not None:
-        p = _renormalise(xp, p * (p >= min_p * p[:, :1]))
+        p = _renormalise(xp, p * ((p >= min_p * p[:, :1]) | (rank == 0)))
     cumulative = xp.cumsum(p, axis=-1)                                  # (B, V)
     picked = xp.sum(cumulative <= uniform * cumulative[:, -1:], axis=-1, keepdims=True)     # (B, V) -> (B, 1)
     picked = xp.minimum(picked, xp.sum(p > 0, axis=-1, keepdims=True) - 1)      # rounding must not step past the end

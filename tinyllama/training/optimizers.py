@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 
 class AdamW:
     """Adam with decoupled weight decay, over the flat buffer of a model's trainable weights.
@@ -16,7 +18,7 @@ class AdamW:
     def __init__(self, model, learning_rate=3e-4, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8):
         for name, value, accepted, expected in (
             ("learning_rate", learning_rate, learning_rate >= 0, "at least 0"),
-            ("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers, 0 <= beta < 1"),
+            ("betas", betas, are_betas(betas), "two numbers, 0 <= beta < 1"),
             ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
             ("eps", eps, eps > 0, "above 0"),
         ):
@@ -54,3 +56,8 @@ class AdamW:
             backend.adamw_step(weights[part], gradient[part], m, v, step=self.steps, learning_rate=self.learning_rate,
                                betas=self.betas, eps=self.eps, weight_decay=weight_decay, gradient_scale=scale)
         return norm
+
+
+def are_betas(betas):
+    """Whether these can be the two decay rates of Adam's moments."""
+    return np.shape(betas) == (2,) and all(0 <= beta < 1 for beta in betas)

@@ -62,7 +62,8 @@ def run_training(settings, console=None):
 
     It holds config.json and model.safetensors (the model, for `tinyllama generate` and for transformers),
     tokenizer.json, metrics.json and loss.png. Interrupted with Ctrl-C, it saves what it has. Raises ValueError, before
-    anything is computed, where the text is too short, a setting is out of range, or `out` already holds a model.
+    anything is computed, where the text is too short, a setting is out of range, or `out` already holds a model; and
+    later where the loss is no longer a number.
     """
     console = console or Console()
     out = _free_directory(settings)
@@ -86,7 +87,7 @@ def run_training(settings, console=None):
     save(model, out)
     tokenizer.save(out / "tokenizer.json")
     metrics = {"settings": asdict(settings) | {"out": str(out)}, "losses": losses, "validation": validation}
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, default=str), encoding="utf-8")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, default=str, allow_nan=False), encoding="utf-8")
     from tinyllama.training.plots import save_loss_plot
     save_loss_plot(out / "loss.png", losses, validation, title=f"A LLaMA learns {Path(settings.data).name}")
     if interrupted:
@@ -118,6 +119,9 @@ def _train(console, model, batches, training, validate):
         try:
             for report in train(model, batches.batch, training):
                 losses.append(float(report.loss))
+                if not math.isfinite(losses[-1]):
+                    raise ValueError(f"loss: expected a number, got {losses[-1]} in step {report.step + 1:,}; try a "
+                                     f"learning rate below {training.learning_rate:g}")
                 mean = losses[-1] if mean is None else 0.98 * mean + 0.02 * losses[-1]
                 seconds += time.perf_counter() - start          # of training alone
                 done = report.step + 1
@@ -137,9 +141,9 @@ def _train(console, model, batches, training, validate):
 
 def _announce(console, settings, model, text, tokenizer):
     parameters = sum(weight.size for weight in model.parameters.values())
-    _say(console, f"{settings.data}: {len(text):,} characters, {tokenizer.vocab_size} distinct. "
-                  f"A LLaMA of {parameters:,} parameters, {settings.layers} layers of {settings.hidden_size}, "
-                  f"learns from {settings.steps:,} batches of {settings.batch_size} × {settings.context}.")
+    _say(console, f"{settings.data}: {len(text):,} characters, {tokenizer.vocab_size} distinct.")
+    _say(console, f"A LLaMA of {parameters:,} parameters: layers {settings.layers}, features {settings.hidden_size}.")
+    _say(console, f"Steps: {settings.steps:,}, each on {settings.batch_size} rows of {settings.context} characters.")
 
 
 def _show_sample(console, model, tokenizer):

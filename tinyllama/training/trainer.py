@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tinyllama.training.optimizers import AdamW
+from tinyllama.training.optimizers import AdamW, are_betas
 from tinyllama.training.schedules import warmup_cosine
 
 
@@ -28,9 +28,11 @@ class TrainingSettings:
         for name in ("steps", "learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, got {getattr(self, name)}")
-        for name in ("warmup_steps", "final_fraction"):
+        for name in ("warmup_steps", "final_fraction", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
+        if not are_betas(self.betas):
+            raise ValueError(f"betas: expected two numbers, 0 <= beta < 1, got {self.betas}")
 
 
 class StepReport(NamedTuple):

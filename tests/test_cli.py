@@ -1,0 +1,440 @@
+"""The commands as a user types them: most through `main` in this process, some in a process of their own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from typing import NamedTuple
+
+import pytest
+
+from tinyllama import cli
+from tinyllama.backends import load_backend
+from tinyllama.course import gradient_table
+from tinyllama.formats import load
+from tinyllama.models import writing
+from tinyllama.tokenizers import load_tokenizer
+from tinyllama.training.run import FILES
+
+TEXT = "the cat sat on the mat.\n" * 20
+TINY = ["--steps", "6", "--batch-size", "3", "--context", "8", "--layers", "1", "--hidden-size", "8", "--heads", "2"]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tinyllama(monkeypatch, capsys, tmp_path):
+    """`tinyllama("train", "--steps", 3)` runs that command in the directory of the test, which holds text.txt."""
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tinyllama", *map(str, arguments)])
+        capsys.readouterr()
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as exit:
+            warnings.resetwarnings()        # as a process begins, where a warning is no error
+            cli.main()
+        return Result(exit.value.code or 0, *capsys.readouterr())
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)      # `main` sets it; this sets it back
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    return run
+
+
+def in_a_process(*arguments, cwd=None):
+    """The same in a process of its own, as bytes come out of it."""
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-m", "tinyllama.cli", *map(str, arguments)], cwd=cwd, env=environment,
+                          capture_output=True, encoding="utf-8", timeout=100)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a trained model. Tests that write to it take a copy."""
+    directory = tmp_path_factory.mktemp("trained")
+    (directory / "text.txt").write_text(TEXT, encoding="utf-8")
+    result = in_a_process("train", "--data", "text.txt", "--out", "model", *TINY, cwd=directory)
+    assert result.code == 0, result
+    return directory / "model"
+
+
+@pytest.fixture
+def model(trained, tmp_path):
+    """A copy of the trained model, named "model" in the directory of the test, to be spoiled."""
+    return shutil.copytree(trained, tmp_path / "model")
+
+
+def assert_is_a_mistake(result, message):
+    """Exit code 2, and one line on standard error that holds the message and is no traceback."""
+    assert result.code == 2, result
+    assert result.err.startswith("tinyllama: "), result
+    assert result.err.count("\n") == 1 and result.err.endswith("\n"), result
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert "Errno" not in result.err
+
+
+# ---- help
+
+def test_help_lists_the_commands_and_loads_nothing_heavy():
+    code = ("import sys; sys.argv = ['tinyllama', '--help']\n"
+            "from tinyllama import cli\n"
+            "try:\n    cli.main()\n"
+            "finally:\n    print({'numpy', 'matplotlib', 'safetensors', 'threadpoolctl'} & set(sys.modules))\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=100)
+    assert done.returncode == 0, done
+    for command in ("train", "generate", "gradcheck"):
+        assert command in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(("command", "options"), [
+    ("train", ["--data", "--out", "--steps", "--batch-size", "--context", "--layers", "--hidden-size",
+               "--intermediate-size", "--heads", "--key-value-heads", "--learning-rate", "--dropout", "--seed",
+               "--backend", "--workers"]),
+    ("generate", ["model", "--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
+                  "--backend", "--stop-at-limit"]),
+    ("gradcheck", ["ops", "--backend", "--json"]),
+])
+def test_the_help_of_a_command_shows_its_options(command, options, tinyllama):
+    result = tinyllama(command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert [option for option in options if option not in result.out] == []
+    described = [line for line in result.out.splitlines() if line.lstrip("│ *").startswith("--")]
+    assert len(described) == sum(option.startswith("--") for option in options) + 1      # and --help
+
+
+def test_no_command_shows_the_help(tinyllama):
+    result = tinyllama()
+    assert "gradcheck" in result.out + result.err
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["trian"], "No such command 'trian'"),
+    (["train", "--step", "3"], "No such option: --step"),
+    (["train", "--steps", "many"], "Invalid value for '--steps'"),
+    (["generate"], "Missing argument"),
+])
+def test_a_slip_of_the_keyboard_is_a_usage_error(arguments, message, tinyllama):
+    result = tinyllama(*arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+# ---- what goes right
+
+def test_train_then_generate_in_processes_of_their_own(trained):
+    assert sorted(path.name for path in trained.iterdir()) == sorted(FILES)
+    command = ("generate", trained, "--prompt", "the ", "--max-new-tokens", 40)
+    first, second = in_a_process(*command), in_a_process(*command)
+    assert (first.code, first.err) == (0, "")       # a text longer than the context is what was asked for: no warning
+    assert first.out.startswith("the ")
+    assert len(first.out) == len("the ") + 40 + 1
+    assert set(first.out) <= set(TEXT)
+    assert second == first
+
+
+def test_train_reports_and_numbers_its_runs(tinyllama, tmp_path):
+    for number in (1, 2):
+        result = tinyllama("train", "--data", "text.txt", *TINY)
+        assert (result.code, result.err) == (0, "")
+        assert "480 characters, 12 distinct" in result.out
+        assert "6/6  loss " in result.out
+        assert result.out.splitlines()[-1].endswith(f"tinyllama generate {os.path.join('runs', f'text-{number}')}")
+        assert sorted(path.name for path in (tmp_path / "runs" / f"text-{number}").iterdir()) == sorted(FILES)
+
+
+def test_every_option_of_train_reaches_the_model(tinyllama, tmp_path):
+    result = tinyllama("train", "--data", "text.txt", "--out", "m", "--steps", 2, "--batch-size", 2, "--context", 6,
+                       "--layers", 2, "--hidden-size", 12, "--intermediate-size", 10, "--heads", 6,
+                       "--key-value-heads", 3, "--learning-rate", 0.01, "--dropout", 0.2, "--seed", 3, "--workers", 1)
+    assert result.code == 0, result
+    config = load(tmp_path / "m").config
+    assert (config.max_position_embeddings, config.num_hidden_layers, config.hidden_size, config.intermediate_size,
+            config.num_attention_heads, config.num_key_value_heads, config.dropout) == (6, 2, 12, 10, 6, 3, 0.2)
+    settings = json.loads((tmp_path / "m" / "metrics.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["steps"], settings["batch_size"], settings["learning_rate"], settings["seed"],
+            settings["workers"], settings["backend"]) == (2, 2, 0.01, 3, 1, "numpy")
+
+
+def test_generate_prints_what_the_model_writes(tinyllama, trained):
+    llama, tokenizer = load(trained), load_tokenizer(trained)
+    options = {"temperature": 1.1, "top_k": 5, "top_p": 0.9, "min_p": 0.05, "seed": 4}
+    expected = tokenizer.decode(list(llama.generate(tokenizer.encode("cat"), 5, **options)))
+    arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    result = tinyllama("generate", trained, "--prompt", "cat", "--max-new-tokens", 5, *arguments)
+    assert result == (0, f"cat{expected}\n", "")
+
+
+def test_generate_without_a_prompt_begins_with_a_line_break_that_it_does_not_show(tinyllama, trained):
+    llama, tokenizer = load(trained), load_tokenizer(trained)
+    expected = tokenizer.decode(list(llama.generate(tokenizer.encode("\n"), 7, temperature=0.8)))
+    assert tinyllama("generate", trained, "--max-new-tokens", 7) == (0, expected + "\n", "")
+
+
+def test_the_seed_and_the_temperature_matter(tinyllama, trained):
+    def text(*options):
+        return tinyllama("generate", trained, "--max-new-tokens", 30, *options).out
+
+    assert text("--seed", 1) == text("--seed", 1) != text("--seed", 2)
+    assert text("--temperature", 0, "--seed", 1) == text("--temperature", 0, "--seed", 2)
+
+
+def test_no_tokens_are_no_mistake(tinyllama, trained):
+    assert tinyllama("generate", trained, "--prompt", "the", "--max-new-tokens", 0) == (0, "the\n", "")
+
+
+def test_stopping_at_the_limit_is_said_below_the_text(tinyllama, trained):
+    result = tinyllama("generate", trained, "--prompt", "the", "--max-new-tokens", 50, "--stop-at-limit")
+    assert result.code == 0
+    assert len(result.out) == 3 + (8 - 3 + 1) + 1       # the context holds 8, and the last one needs no place in it
+    assert result.err.startswith("tinyllama: a row has filled its context of 8 tokens")
+    assert result.err.count("\n") == 1
+
+
+def test_every_token_is_shown_as_soon_as_it_is_drawn(tinyllama, trained, monkeypatch):
+    class Screen:
+        """Remembers what has been written, and how much of it had been flushed."""
+
+        def __init__(self):
+            self.written, self.shown = "", ""
+
+        def write(self, text):
+            self.written += text
+
+        def flush(self):
+            self.shown = self.written
+
+    def write(model, tokenizer, prompt, **settings):
+        for piece in ("one", " two", " three"):
+            yield piece
+            shown.append(screen.shown)
+
+    screen, shown = Screen(), []
+    monkeypatch.setattr(writing, "write", write)
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert tinyllama("generate", trained).code == 0
+    assert shown == ["one", "one two", "one two three"]
+    assert screen.shown == "one two three\n"
+
+
+def test_ctrl_c_ends_a_text_without_a_traceback(tinyllama, trained, monkeypatch):
+    def write(model, tokenizer, prompt, **settings):
+        yield "one"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "write", write)
+    result = tinyllama("generate", trained)
+    assert result.code not in (0, 2)
+    assert result.out.startswith("one")
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no broken pipes.")
+def test_a_reader_that_has_had_enough_is_no_error(trained):
+    command = [sys.executable, "-m", "tinyllama.cli", "generate", trained, "--max-new-tokens", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert len(process.stdout.read(20)) == 20
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+# ---- gradcheck
+
+def test_gradcheck_prints_a_table(tinyllama):
+    result = tinyllama("gradcheck", "silu", "linear")
+    assert (result.code, result.err) == (0, "")
+    rows = [line.split() for line in result.out.splitlines() if line.strip().endswith("right")]
+    assert [row[0] for row in rows] == ["silu", "linear"]
+
+
+def test_gradcheck_as_json_is_for_programs(tinyllama):
+    result = tinyllama("gradcheck", "silu", "linear", "--json")
+    assert (result.code, result.err) == (0, "")
+    rows = json.loads(result.out)
+    assert [row["name"] for row in rows] == ["silu"] + ["linear"] * (len(rows) - 1)
+    for row in rows:
+        assert set(row) == {"name", "label", "gradients", "error", "allowed", "failure"}
+        assert 0 < row["error"] < row["allowed"] == 1e-7
+        assert row["failure"] is None
+
+
+def plant(monkeypatch, change):
+    """Make SiLU's backward wrong for the command."""
+    right = load_backend("numpy").silu_backward
+    wrong = load_backend("numpy").with_ops(silu_backward=lambda dy, cache, needs=None: change(right(dy, cache, needs)))
+    monkeypatch.setattr(gradient_table, "load_backend", lambda name: wrong)
+
+
+def test_a_wrong_gradient_makes_gradcheck_fail_and_say_why(tinyllama, monkeypatch):
+    plant(monkeypatch, lambda dx: -dx)
+    result = tinyllama("gradcheck", "relu", "silu")
+    assert result.code == 1
+    words = {line.split()[0]: line.split()[-1] for line in result.out.splitlines() if line.strip()}
+    assert (words["relu"], words["silu,"], words["silu"]) == ("right", "wrong.", "WRONG")
+    assert "the gradient of x is wrong" in result.out
+    assert "expected" in result.out
+
+
+@pytest.mark.parametrize(("change", "has_error"), [(lambda dx: -dx, True), (lambda dx: dx[0], False)])
+def test_a_wrong_gradient_in_json(change, has_error, tinyllama, monkeypatch):
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    plant(monkeypatch, change)
+    result = tinyllama("gradcheck", "silu", "--json")
+    assert result.code == 1
+    (row,) = json.loads(result.out, parse_constant=refuse)
+    assert "the gradient of x" in row["failure"]
+    assert (row["error"] is not None) == has_error
+
+
+# ---- what goes wrong
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--data", "nowhere.txt"], "nowhere.txt: expected a UTF-8 text file or the name of a corpus (shakespeare), got"),
+    (["--data", "shakespear"], "did you mean shakespeare?"),
+    (["--data", "empty.txt"], "empty.txt: expected a UTF-8 text file, got an empty one"),
+    (["--data", "latin1.txt"], "latin1.txt: expected text in UTF-8, got byte 0xe9 at offset 3"),
+    (["--data", "."], "expected a UTF-8 text file, got a directory"),
+    (["--data", "short.txt"], "expected at least 90 characters"),
+    (["--context", "0"], "context: expected an integer of at least 1, got 0"),
+    (["--batch-size", "0"], "batch_size: expected an integer of at least 1, got 0"),
+    (["--backend", "abacus"], "got 'abacus'"),
+    (["--heads", "3"], "num_attention_heads: expected a divisor of hidden_size=8, or a head_dim, got 3"),
+    (["--heads", "0"], "num_attention_heads: expected a whole number of at least 1, got 0"),
+    (["--key-value-heads", "4"], "num_key_value_heads: expected a divisor of num_attention_heads=2, got 4"),
+    (["--intermediate-size", "0"], "intermediate_size: expected a whole number of at least 1, got 0"),
+    (["--hidden-size", "0"], "hidden_size: expected a whole number of at least 1, got 0"),
+    (["--layers", "-1"], "num_hidden_layers: expected a whole number of at least 1, got -1"),
+    (["--steps", "-3"], "steps: expected a number above 0, got -3"),
+    (["--learning-rate", "0"], "learning_rate: expected a number above 0, got 0.0"),
+    (["--dropout", "1"], "dropout: expected 0 <= dropout < 1, got 1.0"),
+    (["--seed", "-1"], "seed: expected a number of at least 0, got -1"),
+    (["--workers", "0"], "workers: expected at least 1, or None, got 0"),
+    (["--out", "text.txt"], "out: expected a directory, got the file text.txt"),
+])
+def test_train_refuses_what_cannot_be(arguments, message, tinyllama, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "short.txt").write_text(TEXT[:80], encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    result = tinyllama("train", "--data", "text.txt", "--out", "new", *TINY, *arguments)
+    assert_is_a_mistake(result, message)
+    assert result.out == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_train_leaves_a_model_that_is_there_alone(tinyllama, model):
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    assert_is_a_mistake(tinyllama("train", "--data", "text.txt", *TINY, "--out", "model"),
+                        "out: expected a directory without a model, but model holds config.json")
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+def test_a_run_that_needs_more_memory_than_there_is(tinyllama):
+    assert_is_a_mistake(tinyllama("train", "--data", "text.txt", *TINY, "--hidden-size", 4_000_000), "allocate")
+
+
+def spoil(model, name, content):
+    """Replace a file of a saved model, or take it away."""
+    if content is None:
+        (model / name).unlink()
+    else:
+        (model / name).write_bytes(content((model / name).read_bytes()))
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("model.safetensors", lambda data: data[:-1], "model.safetensors: expected safetensors, got"),
+    ("model.safetensors", lambda data: data[:100], "model.safetensors: expected safetensors, got"),
+    ("model.safetensors", lambda data: b"", "model.safetensors: expected safetensors, got"),
+    ("model.safetensors", lambda data: TEXT.encode(), "model.safetensors: expected safetensors, got"),
+    ("model.safetensors", None, "model.safetensors: expected the weights, got"),
+    ("config.json", lambda data: data.replace(b'"intermediate_size": 24', b'"intermediate_size": 16'),
+     "gate_proj.weight: expected the shape (16, 8), got (24, 8)"),
+    ("config.json", lambda data: data.replace(b'"num_hidden_layers": 1', b'"num_hidden_layers": 2'),
+     "got no such tensor"),
+    ("config.json", lambda data: data.replace(b'"num_attention_heads": 2', b'"num_attention_heads": 3'),
+     "expected a divisor of"),
+    ("config.json", lambda data: data.replace(b'"model_type": "llama"', b'"model_type": "gpt2"'),
+     "model_type: expected 'llama' or 'tinyllama', got 'gpt2'"),
+    ("config.json", lambda data: data[:50], "config.json: expected JSON, got"),
+    ("config.json", None, "config.json: expected the configuration of a LLaMA, got"),
+    ("tokenizer.json", lambda data: data[:20], "tokenizer.json: expected a tokenizer saved as JSON, got"),
+    ("tokenizer.json", None, "holds tokenizer.json, got a directory without it"),
+])
+def test_generate_refuses_a_model_that_is_damaged(name, content, message, tinyllama, model):
+    spoil(model, name, content)
+    result = tinyllama("generate", "model")
+    assert_is_a_mistake(result, message)
+    assert result.out == ""
+
+
+@pytest.mark.parametrize(("path", "message"), [
+    ("nowhere", "nowhere: expected a directory with config.json and weights, got a path where nothing is"),
+    ("text.txt", "text.txt: expected a directory with config.json and weights, got a file"),
+    (".", "config.json: expected the configuration of a LLaMA, got"),
+])
+def test_generate_refuses_what_is_no_model(path, message, tinyllama):
+    assert_is_a_mistake(tinyllama("generate", path), message)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--prompt", "the Zebra"], "position 4 holds 'Z' (U+005A), which is not among the 12 characters"),
+    (["--prompt", ""], "expected at least one token, got an empty prompt"),
+    (["--prompt", TEXT], "expected at most 8 tokens a row (max_position_embeddings), got 480"),
+    (["--temperature", "-0.5"], "temperature: expected a number of at least 0, got -0.5"),
+    (["--temperature", "nan"], "temperature: expected a number of at least 0, got nan"),
+    (["--top-k", "0"], "top_k: expected at least 1, or None, got 0"),
+    (["--top-p", "1.5"], "top_p: expected 0 < top_p <= 1, or None, got 1.5"),
+    (["--min-p", "-1"], "min_p: expected 0 <= min_p <= 1, or None, got -1.0"),
+    (["--max-new-tokens", "-1"], "max_new_tokens: expected at least 0, got -1"),
+    (["--backend", "abacus"], "got 'abacus'"),
+])
+def test_generate_refuses_what_cannot_be_and_prints_nothing(options, message, tinyllama, trained):
+    result = tinyllama("generate", trained, *options)
+    assert_is_a_mistake(result, message)
+    assert result.out == ""
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["sillu"], "op: expected one of embedding, linear, "),
+    (["silu", "sillu"], ", llama, got 'sillu'"),
+    (["sillu", "--json"], "got 'sillu'"),
+    (["--backend", "abacus"], "backend: expected one of 'numpy'"),
+])
+def test_gradcheck_refuses_what_it_does_not_know_and_prints_no_table(arguments, message, tinyllama):
+    result = tinyllama("gradcheck", *arguments)
+    assert_is_a_mistake(result, message)
+    assert result.out == ""
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train", "--data", "nowhere.txt"], "nowhere.txt: expected a UTF-8 text file"),
+    (["train", "--data", "text.txt", "--context", "8", "--steps", "-1"], "steps: expected a number above 0, got -1"),
+    (["generate", "nowhere"], "got a path where nothing is"),
+    (["generate", "model", "--prompt", "ünknown"], "position 0 holds 'ü' (U+00FC)"),
+    (["gradcheck", "sillu"], "got 'sillu'"),
+])
+def test_a_process_ends_with_one_line_and_exit_code_2(arguments, message, model, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    result = in_a_process(*arguments, cwd=tmp_path)
+    assert_is_a_mistake(result, message)
+    assert result.out == ""
+
+
+def test_a_terminal_without_unicode_gets_question_marks_and_no_error(model, tmp_path):
+    (tmp_path / "text.txt").write_text("aé" * 100, encoding="utf-8")
+    command = [sys.executable, "-m", "tinyllama.cli", "train", "--data", "text.txt", "--out", "new", *TINY]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True,
+                          encoding="ascii", timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout
+    assert "Saved new" in done.stdout
