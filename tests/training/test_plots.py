@@ -38,7 +38,7 @@ def test_the_curve_is_the_mean_of_recent_losses(tmp_path, monkeypatch):
     steps, every_loss = curves[0]
     assert (steps, every_loss) == ([1, 2, 3], [4.0, 2.0, 2.0])
     steps, mean = curves[1]
-    weights = [0.98**2, 0.98, 1.0]
+    weights = [0.9**2, 0.9, 1.0]
     assert steps == [1, 2, 3]
     assert mean[0] == 4.0
     assert mean[2] == pytest.approx((4 * weights[0] + 2 * weights[1] + 2 * weights[2]) / sum(weights))

@@ -91,7 +91,6 @@ def _draw(logits, t, backend, sampling):
 
 
 def _announce(context_limit, on_limit):
-    action = "it stops; on_limit='slide' would go on with the last half" if on_limit == "stop" else \
-        "it goes on with the last half of its tokens"
+    action = "it stops here" if on_limit == "stop" else "it goes on with the last half of its tokens"
     message = f"a row has filled its context of {context_limit} tokens: {action}"
     warnings.warn(message, ContextLimitWarning, stacklevel=3)

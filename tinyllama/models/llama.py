@@ -40,6 +40,8 @@ class Llama(Layer):
     def __init__(self, config, *, backend="numpy", dtype="float32", seed=0, frozen=(), workers=None):
         if str(np.dtype(dtype)) not in ("float32", "float64"):
             raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed: expected at least 0, or None, got {seed}")
         if workers is not None and workers < 1:
             raise ValueError(f"workers: expected at least 1, or None, got {workers}")
         self.config, self.dtype, self.workers = config, np.dtype(dtype), workers

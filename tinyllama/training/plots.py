@@ -24,7 +24,7 @@ def save_loss_plot(path, losses, validation, *, title):
     figure.savefig(path)
 
 
-def _running_mean(values, decay=0.98):
+def _running_mean(values, decay=0.9):
     means, weighted, weight = [], 0.0, 0.0
     for value in values:
         weighted, weight = decay * weighted + value, decay * weight + 1
