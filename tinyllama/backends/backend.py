@@ -29,7 +29,9 @@ class Backend:
         for function_name, function in functions.items():
             callees = {callee: functions[callee] for callee in _called_by(function)
                        if functions[callee] is not OPS[callee]}
-            setattr(self, function_name, functools.partial(function, **callees) if callees else function)
+            if callees:
+                function = functools.wraps(function)(functools.partial(function, **callees))
+            setattr(self, function_name, function)
 
     def with_ops(self, **functions):
         """A new backend with some functions replaced: a learner's own, a wrong version in a test, a new kernel.

@@ -69,8 +69,13 @@ class LlamaConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        if isinstance(self.eos_token_id, list):
-            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                value = tuple(value)
+            elif hasattr(value, "item"):        # a NumPy number, which would widen float32
+                value = value.item()
+            object.__setattr__(self, field.name, value)
         self._check_each_field()
         self._fill_in()
         self._check_that_they_fit()

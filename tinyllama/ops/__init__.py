@@ -7,7 +7,8 @@ The positional floating-point arrays are what is differentiated; everything else
 positional integers. `backward` returns one gradient for each differentiable argument, in their order: bare if there is
 one, a tuple if there are several. `needs`, a tuple of booleans, leaves out those that nobody will use: None stands in
 their place. Where there is only one gradient, `needs` changes nothing. An operation writes to none of its arguments,
-keeps no state, and returns the dtype it was given. A cache is private to its pair.
+keeps no state, and returns the dtype it was given; numbers among its settings are Python's, since a NumPy float64 would
+widen float32. A cache is private to its pair, and may share memory with the result: do not write into either.
 
 An operation that calls another takes it as a keyword of that name (`softmax_forward` in attention), so that a backend
 can hand it its own.

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 class AttentionMask(NamedTuple):
     """The settings of attention that decide what is visible.
 
+    A hidden key has the weight zero. Its numbers must still be finite: zero times NaN is NaN.
+
     Query i of row b has the position p = query_start[b] + i. It sees key j if and only if
 
         j < key_length[b]                               where key_length is given: the rest is padding
@@ -75,6 +77,8 @@ def check_attention_shapes(q, k, v, mask):
     batch, heads, queries, head_dim = q.shape
     if k.ndim != 4 or (k.shape[0], k.shape[3]) != (batch, head_dim):
         raise ValueError(f"k: expected (B, KV, Tk, D) with B={batch} and D={head_dim} as in q, got {k.shape}")
+    if k.shape[2] == 0:
+        raise ValueError(f"k: expected at least one key, got the shape {k.shape}")
     if v.ndim != 4 or v.shape[:3] != k.shape[:3]:
         raise ValueError(f"v: expected the first three dimensions of k, {k.shape[:3]}, got {v.shape}")
     if heads % k.shape[1]:

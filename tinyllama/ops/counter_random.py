@@ -32,7 +32,7 @@ def random_uint32(xp, shape, *, key, first_row=0):
         size *= dimension
     rows = xp.arange(first_row, first_row + shape[0], dtype=xp.uint32)[:, None]     # (B, 1)
     positions = xp.arange(size, dtype=xp.uint32)                                    # (size,)
-    row_hash = _mix32(_mix32(rows ^ (key & 0xFFFFFFFF)) ^ (key >> 32))              # (B, 1)
+    row_hash = _mix32(_mix32(_mix32(rows) ^ (key & 0xFFFFFFFF)) ^ (key >> 32))      # (B, 1)
     return _mix32(_mix32(positions) ^ row_hash).reshape(shape)                      # (B, size) -> (B, ...)
 
 
