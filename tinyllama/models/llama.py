@@ -1,6 +1,4 @@
-"""LLaMA: a table of vectors, a stack of blocks, and a score for every token that could come next."""
-
-import math
+"""A LLaMA to use: logits, loss, gradients, text."""
 
 import numpy as np
 
@@ -9,25 +7,11 @@ from tinyllama.backends.threads import blas_threads, choose_workers, cores, run_
 from tinyllama.generation import Sampling, generate
 from tinyllama.models.decoding import new_step
 from tinyllama.models.inputs import check_prompts, check_targets, check_tokens
-from tinyllama.nn import (
-    MLP,
-    Attention,
-    Block,
-    Context,
-    Dropout,
-    Embedding,
-    Layer,
-    LayerNorm,
-    LearnedPositions,
-    Linear,
-    RMSNorm,
-    RotaryTable,
-    SinusoidalPositions,
-    SwiGLU,
-)
+from tinyllama.models.network import LlamaNetwork
+from tinyllama.nn import Context
 
 
-class Llama(Layer):
+class Llama(LlamaNetwork):
     """A LLaMA, or what `config` makes of it, with all weights drawn from `seed`; with None they are zero.
 
     backend: the name of a backend or a `Backend`. dtype: "float32" or "float64". frozen: patterns of parameter names
@@ -44,91 +28,12 @@ class Llama(Layer):
             raise ValueError(f"seed: expected at least 0, or None, got {seed}")
         if workers is not None and workers < 1:
             raise ValueError(f"workers: expected at least 1, or None, got {workers}")
-        self.config, self.dtype, self.workers = config, np.dtype(dtype), workers
+        self.dtype, self.workers = np.dtype(dtype), workers
         self.backend = load_backend(backend) if isinstance(backend, str) else backend
-        self._compose(config)
+        super().__init__(config, backend=self.backend, dtype=self.dtype)
         tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
         self.initialize(self.backend, dtype=self.dtype, seed=seed, frozen=frozen, other_names=tied)
         self._gradients = []        # one (flat buffer, named views) a worker, made when first needed
-
-    def _compose(self, config):
-        hidden_size, std = config.hidden_size, config.initializer_range
-        residual_std = std / math.sqrt(2 * config.num_hidden_layers)    # 2 · layers terms are added up on the way
-        norm = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}[config.norm]
-        self.embed_tokens = Embedding("model.embed_tokens", config.vocab_size, hidden_size,
-                                      std=config.embedding_initializer_range)
-        self.embed_positions, self.rotary = None, None
-        if config.positions == "learned":
-            self.embed_positions = LearnedPositions("model.embed_positions", config.max_position_embeddings,
-                                                    hidden_size, std=config.embedding_initializer_range)
-        elif config.positions == "sinusoidal":
-            self.embed_positions = SinusoidalPositions(config.max_position_embeddings, hidden_size,
-                                                       std=config.embedding_initializer_range)
-        elif config.positions == "rope":
-            self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, theta=config.rope_theta,
-                                      scaling=config.rope_scaling, backend=self.backend, dtype=self.dtype)
-        self.embed_dropout = Dropout(config.dropout, "embedding")
-        self.layers = []
-        for i in range(config.num_hidden_layers):
-            name = f"model.layers.{i % config.num_unique_layers}"
-            attention = Attention(f"{name}.self_attn", hidden_size, heads=config.num_attention_heads,
-                                  key_value_heads=config.num_key_value_heads, head_dim=config.head_dim,
-                                  window=config.sliding_window, bias=config.attention_bias, std=std,
-                                  output_std=residual_std)
-            mlp_settings = {"bias": config.mlp_bias, "std": std, "down_std": residual_std}
-            if config.mlp == "swiglu":
-                mlp = SwiGLU(f"{name}.mlp", hidden_size, config.intermediate_size, **mlp_settings)
-            else:
-                mlp = MLP(f"{name}.mlp", hidden_size, config.intermediate_size, activation=config.mlp, **mlp_settings)
-            self.layers.append(Block(
-                attention_norm=norm(f"{name}.input_layernorm", hidden_size, eps=config.rms_norm_eps),
-                attention=attention, attention_dropout=Dropout(config.dropout, "attention"),
-                mlp_norm=norm(f"{name}.post_attention_layernorm", hidden_size, eps=config.rms_norm_eps),
-                mlp=mlp, mlp_dropout=Dropout(config.dropout, "mlp")))
-        self.norm = norm("model.norm", hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = Linear("model.embed_tokens" if config.tie_word_embeddings else "lm_head",
-                              hidden_size, config.vocab_size, std=std)
-
-    # ---- the network: forward, and backward as forward read upwards
-
-    def forward(self, ids, positions, context, *, keep_caches=True):
-        """The hidden state after the last norm.
-
-        ids: (B, T) -> (B, T, hidden), cache. positions: a slice, or an array (B, T). Without `keep_caches` there can be
-        no backward, and the memory of one block serves them all.
-        """
-        x, embed_cache = self.embed_tokens.forward(ids)                         # (B, T) -> (B, T, hidden)
-        position_cache = None
-        if self.embed_positions is not None:
-            x, position_cache = self.embed_positions.forward(x, self._as_array(positions, ids.shape))
-        x, dropout_cache = self.embed_dropout.forward(x, context)
-        if self.rotary is not None:
-            cos, sin = self.rotary.at(positions)
-            context = context._replace(cos=cos, sin=sin)
-        layer_caches = []
-        for i, layer in enumerate(self.layers):
-            x, layer_cache = layer.forward(x, context._replace(layer=i))
-            if keep_caches:
-                layer_caches.append(layer_cache)
-        x, norm_cache = self.norm.forward(x)
-        return x, (embed_cache, position_cache, dropout_cache, layer_caches, norm_cache)
-
-    def backward(self, dx, cache, grads):
-        """dx: (B, T, hidden), the gradient of the hidden state; adds all gradients below it into `grads`."""
-        embed_cache, position_cache, dropout_cache, layer_caches, norm_cache = cache
-        dx = self.norm.backward(dx, norm_cache, grads)
-        for layer, layer_cache in zip(reversed(self.layers), reversed(layer_caches), strict=True):
-            dx = layer.backward(dx, layer_cache, grads)
-        dx = self.embed_dropout.backward(dx, dropout_cache, grads)
-        if self.embed_positions is not None:
-            dx = self.embed_positions.backward(dx, position_cache, grads)
-        self.embed_tokens.backward(dx, embed_cache, grads)
-
-    def _as_array(self, positions, shape):
-        xp = self.backend.xp
-        if isinstance(positions, slice):
-            positions = xp.arange(positions.start, positions.stop)              # (T,)
-        return xp.broadcast_to(positions, shape)                                # (B, T)
 
     # ---- logits and loss
 
