@@ -121,4 +121,4 @@ def test_nothing_imports_the_libraries_that_this_one_is_compared_with():
 def test_the_operations_name_no_array_library():
     """They take it from their arguments: the same lines run on NumPy, CuPy and the strict device of the tests."""
     for path, imported in modules(PACKAGE / "ops").items():
-        assert imported <= {"tinyllama", "math", "sys", "typing"}, path
+        assert imported <= {"tinyllama", "math", "operator", "sys", "typing"}, path

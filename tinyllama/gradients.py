@@ -19,6 +19,7 @@ import numpy as np
 
 LARGEST_JACOBIAN = 300      # elements of argument and result together up to which every derivative is checked
 ELEMENTS_TO_SEARCH = 500    # differences spent on finding the worst element of a wrong gradient
+STREAM = 0x67726164         # so that check_seed=0 does not draw what the caller drew from default_rng(0)
 
 
 class GradientError(AssertionError):
@@ -128,8 +129,12 @@ def gradcheck_model(model, ids, targets, *, tolerance=1e-6, step=1e-5, check_see
 
     Returns a `GradientReport` with a row for each parameter, and raises `GradientError` like `gradcheck`.
     """
-    rng = np.random.default_rng(check_seed)
+    rng = np.random.default_rng([check_seed, STREAM])
     _, grads = model.loss_and_grads(ids, targets, **settings)
+    unknown = [name for name in zero if name not in grads]
+    if unknown or not grads:
+        raise ValueError(f"zero: expected names of trainable parameters, got {unknown}" if unknown else
+                         "model: expected at least one trainable parameter, got none")
     rows = []
     for name, gradient in grads.items():
         weight = model.parameters[name]
@@ -138,10 +143,12 @@ def gradcheck_model(model, ids, targets, *, tolerance=1e-6, step=1e-5, check_see
         start, direction = weight.copy(), rng.normal(size=weight.shape)
         length = 1.0 if name in zero else step
         losses = []
-        for sign in (1, -1):
-            weight[...] = start + sign * length * direction
-            losses.append(float(model.loss(ids, targets, **settings)))
-        weight[...] = start
+        try:
+            for sign in (1, -1):
+                weight[...] = start + sign * length * direction
+                losses.append(float(model.loss(ids, targets, **settings)))
+        finally:
+            weight[...] = start
         rows.append(_row(name, gradient, direction, (losses[0] - losses[1]) / (2 * length)))
     scale = max(row.norm for row in rows)
     rows = [row._replace(error=max(abs(row.expected), row.norm) / scale) if row.argument in zero else row
@@ -167,7 +174,7 @@ class _Problem:
                                if array is not None and array.dtype.kind == "f"]
         if not self.differentiable:
             raise TypeError(f"{self.name}: expected at least one floating-point array among the arguments, got none")
-        rng = np.random.default_rng(check_seed)
+        rng = np.random.default_rng([check_seed, STREAM])
         named = zip([*self.names, *settings], [*self.arrays, *settings.values()], strict=True)
         self._originals = [(name, array, array.copy()) for name, array in named if isinstance(array, np.ndarray)]
         y = self.value()

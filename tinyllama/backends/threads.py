@@ -7,10 +7,12 @@ piece of work from end to end. Nothing here runs on import.
 import contextlib
 import functools
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import threadpoolctl
 
+THREAD_NAME = "tinyllama"
 UNKNOWN_MEMORY = 4 * 2**30      # bytes assumed where the system does not say
 
 
@@ -50,10 +52,11 @@ def blas_threads(count):
 def run_in_threads(functions):
     """Call every function in a thread of its own, and return their results in order.
 
-    The first error is raised, but not before all have ended: nobody writes into the caller's arrays any more.
+    The first error is raised, but not before all have ended: nobody writes into the caller's arrays any more. Called
+    from one of these threads, it does the work there: waiting for a pool from inside the pool would never end.
     """
-    if len(functions) == 1:
-        return [functions[0]()]
+    if len(functions) == 1 or threading.current_thread().name.startswith(THREAD_NAME):
+        return [function() for function in functions]
     futures = [_pool(len(functions), os.getpid()).submit(function) for function in functions]
     wait(futures)
     return [future.result() for future in futures]
@@ -68,4 +71,4 @@ def _blas_controllers():
 @functools.cache
 def _pool(count, process):
     # One for each process: a forked child inherits the pool of its parent, but not the threads in it.
-    return ThreadPoolExecutor(count, thread_name_prefix="tinyllama")
+    return ThreadPoolExecutor(count, thread_name_prefix=THREAD_NAME)

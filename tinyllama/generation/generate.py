@@ -4,6 +4,7 @@ It knows a step function and no model: `step(ids, counts)` takes the new tokens,
 counts[b] of row b are real, and returns the logits after the last real one, (B, V).
 """
 
+import numbers
 import warnings
 from typing import Any, NamedTuple
 
@@ -28,7 +29,13 @@ class Sampling(NamedTuple):
     seed: int = 0
 
     def check(self):
-        """Raise ValueError naming the setting that is out of its range."""
+        """Raise TypeError or ValueError, naming the setting that is no number or out of its range; returns itself."""
+        for name, kind in (("temperature", numbers.Real), ("top_k", numbers.Integral), ("top_p", numbers.Real),
+                           ("min_p", numbers.Real), ("seed", numbers.Integral)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name in ("temperature", "seed")):
+                expected = "an integer" if kind is numbers.Integral else "a number"
+                raise TypeError(f"{name}: expected {expected}, got {value!r}")
         for name, value, accepted, expected in (
             ("temperature", self.temperature, self.temperature >= 0, "a number of at least 0"),
             ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1, or None"),

@@ -37,8 +37,14 @@ def check_prompts(prompt_ids, config):
     if isinstance(prompt_ids, str | bytes):
         raise TypeError(f"prompt_ids: expected token ids, which a tokenizer makes from text, "
                         f"got {type(prompt_ids).__name__}")
-    prompt_ids = list(prompt_ids)
-    single = not prompt_ids or np.ndim(prompt_ids[0]) == 0
+    try:
+        prompt_ids = list(prompt_ids)
+        single = not prompt_ids or np.ndim(prompt_ids[0]) == 0
+        ok = single or all(len(prompt) >= 0 for prompt in prompt_ids)
+    except TypeError:
+        ok = False
+    if not ok:
+        raise TypeError(f"prompt_ids: expected a sequence of integers, or a list of such sequences, got {prompt_ids!r}")
     prompts = []
     for i, prompt in enumerate([prompt_ids] if single else prompt_ids):
         name = "prompt_ids" if single else f"prompt_ids[{i}]"

@@ -1,5 +1,7 @@
 """A LLaMA to use: logits, loss, gradients, text."""
 
+import numbers
+
 import numpy as np
 
 from tinyllama.backends import load_backend
@@ -12,7 +14,7 @@ from tinyllama.nn import Context
 
 
 class Llama(LlamaNetwork):
-    """A LLaMA, or what `config` makes of it, with all weights drawn from `seed`; with None they are zero.
+    """A LLaMA, or what `config` makes of it, with its weights drawn from `seed` (None: not drawn, to be loaded).
 
     backend: the name of a backend or a `Backend`. dtype: "float32" or "float64". frozen: patterns of parameter names
     that are not trained. workers: how many threads share a training step; None chooses by cores, rows and memory.
@@ -22,12 +24,14 @@ class Llama(LlamaNetwork):
     """
 
     def __init__(self, config, *, backend="numpy", dtype="float32", seed=0, frozen=(), workers=None):
-        if str(np.dtype(dtype)) not in ("float32", "float64"):
+        if dtype not in ("float32", "float64", np.float32, np.float64):
             raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         if seed is not None and seed < 0:
             raise ValueError(f"seed: expected at least 0, or None, got {seed}")
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers: expected at least 1, or None, got {workers}")
+        if workers is not None and not (isinstance(workers, numbers.Integral) and workers >= 1):
+            raise ValueError(f"workers: expected at least 1, or None, got {workers!r}")
+        if isinstance(frozen, str):
+            raise TypeError(f"frozen: expected a list of patterns, got the string {frozen!r}")
         self.dtype, self.workers = np.dtype(dtype), workers
         self.backend = load_backend(backend) if isinstance(backend, str) else backend
         super().__init__(config, backend=self.backend, dtype=self.dtype)
@@ -66,13 +70,17 @@ class Llama(LlamaNetwork):
         divisor: what the sum over the targets is divided by; None is the number that count. Parts of a larger batch
             pass the count of the whole, with accumulate=True from the second part on, and get the gradient of the
             whole.
-        documents: (B, T) integers; tokens of different documents do not see one another.
+        documents: (B, T) integers; tokens of different documents do not see one another. Learned and sinusoidal
+            positions are still counted along the row; rotation knows only distances.
         dropout: (seed, step, micro-step), from which the masks are drawn; needed where config.dropout is not 0.
 
         Returns (loss, grads): an array of the backend of no dimension, and {name: array}, views of one flat buffer that
-        the next call overwrites. The rows are shared among worker threads; the result is the same for any number of
-        them up to rounding, and bit for bit for the same number. Raises TypeError or ValueError naming the argument.
+        the next call overwrites, in the order of that buffer. The rows are shared among worker threads; the result is
+        the same for any number of them up to rounding, and bit for bit for the same number. Raises TypeError or
+        ValueError naming the argument.
         """
+        if dropout is not None and not (isinstance(dropout, tuple) and len(dropout) == 3):
+            raise ValueError(f"dropout: expected (seed, step, micro-step), got {dropout!r}")
         if self.config.dropout and dropout is None:
             raise ValueError(f"dropout: expected (seed, step, micro-step), because config.dropout is "
                              f"{self.config.dropout}, got None; model.loss is the pass without dropout")
@@ -113,9 +121,9 @@ class Llama(LlamaNetwork):
             rows.append(check_targets(documents, ids, "documents"))
         if divisor is None:
             divisor = max(int(np.count_nonzero(targets != -100)), 1)
-        if not divisor > 0:
+        if np.ndim(divisor) or not 0 < float(divisor) < float("inf"):
             raise ValueError(f"divisor: expected a number above 0, got {divisor}")
-        return self.backend.asarray(np.stack(rows)), divisor
+        return self.backend.asarray(np.stack(rows)), float(divisor)     # a NumPy integer would widen float32
 
     def _choose_workers(self, rows):
         if not self.backend.runs_in_threads:
@@ -157,8 +165,8 @@ class Llama(LlamaNetwork):
         TypeError or ValueError, naming the argument, before the first token.
         """
         prompts, single = check_prompts(prompt_ids, self.config)
-        if max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens: expected at least 0, got {max_new_tokens}")
+        if not (isinstance(max_new_tokens, numbers.Integral) and max_new_tokens >= 0):
+            raise ValueError(f"max_new_tokens: expected at least 0, got {max_new_tokens!r}")
         if on_limit not in ("stop", "slide"):
             raise ValueError(f"on_limit: expected 'stop' or 'slide', got {on_limit!r}")
         sampling = Sampling(temperature, top_k, top_p, min_p, seed).check()

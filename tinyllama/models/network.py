@@ -69,7 +69,7 @@ class LlamaNetwork(Layer):
         """The hidden state after the last norm.
 
         ids: (B, T) -> (B, T, hidden), cache. positions: a slice, or an array (B, T). Without `keep_caches` there can be
-        no backward, and the memory of one block serves them all.
+        no backward, and memory is needed for two blocks at a time, however many there are.
         """
         x, embed_cache = self.embed_tokens.forward(ids)                         # (B, T) -> (B, T, hidden)
         position_cache = None

@@ -6,14 +6,19 @@ about half of the bits afterwards. Sources of the constants: MurmurHash3 (Appleb
 SplitMix64 (Steele, Lea & Flood 2014) for single numbers of 64.
 """
 
+import operator
+
 _MASK64 = 2**64 - 1
 
 
 def random_key(*numbers):
-    """One integer of 64 bits from several, such as (seed, step, micro-step, layer, site). Their order matters."""
+    """One integer of 64 bits from several, such as (seed, step, micro-step, layer, site). Their order matters.
+
+    Raises TypeError for a number that is no integer.
+    """
     key = 0
     for number in numbers:
-        key = _mix64(key ^ (int(number) & _MASK64))
+        key = _mix64(key ^ (operator.index(number) & _MASK64))
     return key
 
 
