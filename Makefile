@@ -10,7 +10,7 @@ endif
 .PHONY: demo test lint clean
 
 demo: .venv/installed
-	$(BIN)/tinyllama train --data shakespeare --steps 1500
+	$(BIN)/tinyllama train --data shakespeare --steps 1200
 	$(BIN)/tinyllama gradcheck
 
 test: .venv/installed
