@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ops.on_host import OnHost
+from on_host import OnHost
 
 from tinyllama.backends import available_backends, load_backend
 

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import strict_device
-from ops.on_host import OnHost
+from on_host import OnHost
 
 from tinyllama.course.cases import cases
 from tinyllama.ops import OPS

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llama_cases as cases
 import numpy as np
 import pytest
 import strict_device
-from parity import cases
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 

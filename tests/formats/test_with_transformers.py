@@ -2,9 +2,9 @@
 
 import json
 
+import llama_cases as cases
 import numpy as np
 import pytest
-from parity import cases
 
 import tinyllama as tl
 
@@ -12,8 +12,8 @@ pytest.importorskip("torch", reason="torch is not installed, so nothing else can
 pytest.importorskip("transformers", minversion="5.0",
                     reason="transformers 5 is not installed, so nothing else can read or write a checkpoint.")
 
+import float64_transformers
 import torch
-from parity import float64_transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 

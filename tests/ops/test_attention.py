@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from ops.brute_force import slow_attention, visible_keys
-from ops.on_host import arrays_in, relative_error
+from brute_force import slow_attention, visible_keys
+from on_host import arrays_in, relative_error
 
 from tinyllama.course.cases import cases
 from tinyllama.ops import attention_tiled_forward

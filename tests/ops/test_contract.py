@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import strict_device
-from ops.on_host import OnHost, arrays_in, as_tuple, differentiable, map_arrays, relative_error
+from on_host import OnHost, arrays_in, as_tuple, differentiable, map_arrays, relative_error
 
 from tinyllama.backends import load_backend
 from tinyllama.course.cases import cases

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ops.on_host import relative_error
+from on_host import relative_error
 
 from tinyllama.course.cases import cases
 
@@ -38,7 +38,7 @@ def assert_agrees(ops, case, answer):
 
 @EVERY_CASE
 def test_values_and_gradients_equal_those_that_pytorch_gave(ops, case, golden):
-    assert (case.op, case.label) in golden, "this case is not in the file: run tests/golden/make_op_golden.py"
+    assert (case.op, case.label) in golden, "this case is not in the file: run tests/golden/make_ops.py"
     assert_agrees(ops, case, golden[case.op, case.label])
 
 
@@ -49,13 +49,13 @@ def test_the_file_holds_no_case_that_is_gone(golden):
 @EVERY_CASE
 def test_values_and_gradients_equal_those_that_pytorch_gives_now(ops, case):
     pytest.importorskip("torch", reason="PyTorch is not installed.")
-    from golden.torch_ops import torch_answer
+    from torch_ops import torch_answer
     assert_agrees(ops, case, torch_answer(case))
 
 
 def test_the_file_is_what_pytorch_gives_now(golden):
     pytest.importorskip("torch", reason="PyTorch is not installed.")
-    from golden.torch_ops import torch_answer
+    from torch_ops import torch_answer
     for case in cases():
         answer = torch_answer(case)
         stored = golden[case.op, case.label]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ops.on_host import as_tuple, relative_error
+from on_host import as_tuple, relative_error
 
 from tinyllama.course.cases import cases
 

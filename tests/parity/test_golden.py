@@ -1,15 +1,15 @@
-"""Our LLaMA against what transformers computed when the golden file was made (by make_golden.py): runs everywhere."""
+"""Our LLaMA against what transformers computed when the golden file was made (by tests/golden/make_llama.py): runs everywhere."""
 
 from pathlib import Path
 
+import llama_cases as cases
 import numpy as np
 import pytest
-from parity import cases
 
 import tinyllama as tl
 from tinyllama.ops.rope import rope_frequencies
 
-GOLDEN = Path(__file__).with_name("llama.npz")
+GOLDEN = Path(__file__).parents[1] / "golden" / "llama.npz"
 
 
 @pytest.fixture(scope="module")

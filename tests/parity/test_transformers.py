@@ -1,13 +1,13 @@
 """Our LLaMA against transformers' with the same weights: logits, loss and every gradient, by name."""
 
+import llama_cases as cases
 import pytest
-from parity import cases
 
 pytest.importorskip("torch", reason="torch is not installed, so there is nothing live to compare with.")
 pytest.importorskip("transformers", minversion="5.0",
                     reason="transformers 5 is not installed, so there is nothing live to compare with.")
 
-from parity import float64_transformers
+import float64_transformers
 
 pytestmark = pytest.mark.parametrize("case", cases.CASES)
 

@@ -2,13 +2,13 @@
 
 With it the comparison with PyTorch runs where PyTorch is not installed. Run by hand, after a case was added or changed:
 
-    PYTHONPATH=tests python -m golden.make_op_golden
+    PYTHONPATH=tests/support python tests/golden/make_ops.py
 """
 
 from pathlib import Path
 
 import numpy as np
-from golden.torch_ops import torch_answer
+from torch_ops import torch_answer
 
 from tinyllama.course.cases import cases
 

@@ -8,8 +8,8 @@ own, only their precision changes, and what remains between two implementations 
 import contextlib
 from unittest import mock
 
+import llama_cases as cases
 import torch
-from parity import cases
 from transformers import LlamaConfig, LlamaForCausalLM, modeling_rope_utils
 from transformers.models.llama import modeling_llama
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ops.brute_force import visible_keys
+from brute_force import visible_keys
 
 from tinyllama.ops.counter_random import random_uint32
 

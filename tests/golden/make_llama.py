@@ -1,18 +1,19 @@
 """Write the golden file that the parity tests use where transformers is not installed, or print how close we come.
 
-    PYTHONPATH=tests python -m parity.make_golden           write tests/parity/llama.npz
-    PYTHONPATH=tests python -m parity.make_golden --table   measure, write nothing
+    PYTHONPATH=tests/support python tests/golden/make_llama.py           write tests/golden/llama.npz
+    PYTHONPATH=tests/support python tests/golden/make_llama.py --table   measure, write nothing
 
 The file holds, for each case, the logits, the loss and every gradient of transformers in float64 throughout. The
-weights are not in it: both sides draw them from the same bits, see cases.py. The committed one was made by
+weights are not in it: both sides draw them from the same bits, see llama_cases.py. The committed one was made by
 transformers 5.23 and torch 2.13.
 """
 
 import argparse
 from pathlib import Path
 
+import float64_transformers
+import llama_cases as cases
 import numpy as np
-from parity import cases, float64_transformers
 
 GOLDEN = Path(__file__).with_name("llama.npz")
 
