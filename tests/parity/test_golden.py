@@ -1,4 +1,4 @@
-"""Our LLaMA against what transformers computed when the golden file was made (by tests/golden/make_llama.py): runs everywhere."""
+"""Our LLaMA against what transformers computed when tests/golden/make_llama.py wrote the file: runs everywhere."""
 
 from pathlib import Path
 
