@@ -14,7 +14,7 @@ from tinyllama import cli
 from tinyllama.backends import load_backend
 from tinyllama.course import gradient_table
 from tinyllama.formats import load
-from tinyllama.models import writing
+from tinyllama.generation import writing
 from tinyllama.tokenizers import load_tokenizer
 from tinyllama.training.run import FILES
 

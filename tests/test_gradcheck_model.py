@@ -245,3 +245,13 @@ def test_a_wrong_composition_is_rejected(monkeypatch, layer, wrong):
     monkeypatch.setattr(layer, "backward", wrong)
     with pytest.raises(GradientError, match=r"the gradient of model\..* is wrong"):
         check(model)
+
+
+def test_a_name_in_zero_that_is_no_parameter_is_refused():
+    with pytest.raises(ValueError, match="zero: expected names of trainable parameters, got \\['model.nrom.weight'\\]"):
+        gradcheck_model(mut.tiny_model(), mut.IDS, mut.TARGETS, zero=("model.nrom.weight",))
+
+
+def test_a_model_that_is_all_frozen_has_nothing_to_check():
+    with pytest.raises(ValueError, match="model: expected at least one trainable parameter, got none"):
+        gradcheck_model(mut.tiny_model(frozen=["*"]), mut.IDS, mut.TARGETS)

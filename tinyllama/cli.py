@@ -66,7 +66,7 @@ def generate(
 ):
     """Continue a prompt, showing every token as it is drawn."""
     from tinyllama.formats import load
-    from tinyllama.models.writing import write
+    from tinyllama.generation.writing import write
     from tinyllama.tokenizers import load_tokenizer
     llama, tokenizer = load(model, backend=backend), load_tokenizer(model)
     pieces = write(llama, tokenizer, prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,

@@ -26,12 +26,14 @@ def draw_block(axes, model, batch, length):
     config = model.config
     hidden = f"({batch}, {length}, {config.hidden_size})"
     heads = f"({batch}, {config.num_attention_heads}, {length}, {config.head_dim})"
+    qkv_features = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    qkv = f"({batch}, {length}, {qkv_features})"
     gate_up = f"({batch}, {length}, {2 * config.intermediate_size})"
     inside = f"({batch}, {length}, {config.intermediate_size})"
     logits = f"({batch}, {length}, {config.vocab_size})"
     rooms = [       # name, shape of the result, whether it belongs to the block
         ("embedding", hidden, False),
-        ("rmsnorm", hidden, True), ("linear  q, k, v", heads, True), ("rope  q, k", heads, True),
+        ("rmsnorm", hidden, True), ("linear  q, k, v", qkv, True), ("rope  q, k", heads, True),
         ("attention", heads, True), ("linear  o,  add", hidden, True),
         ("rmsnorm", hidden, True), ("linear  gate, up", gate_up, True), ("swiglu", inside, True),
         ("linear  down,  add", hidden, True),
@@ -43,10 +45,13 @@ def draw_block(axes, model, batch, length):
         axes.add_patch(FancyBboxPatch((1.0, y - 0.3), 3.1, 0.6, boxstyle="round,pad=0.02", facecolor="white",
                                       edgecolor=color, linewidth=1.6))
         axes.text(1.15, y, name, va="center", fontsize=10.5, family="monospace")
-        axes.text(4.25, y, shape, va="center", fontsize=9.5, color=GREY, family="monospace")
+        axes.text(4.45, y, shape, va="center", fontsize=9.5, color=GREY, family="monospace")
         if i:
             axes.annotate("", (1.5, y + 0.28), (1.5, y + 0.72), arrowprops=forward)
             axes.annotate("", (3.6, y + 0.72), (3.6, y + 0.28), arrowprops=backward)
+    for first, last in ((1, 5), (6, 9)):        # what comes into the norm is added to what leaves the projection
+        axes.plot([1.5, 4.3, 4.3], [-first + 0.5, -first + 0.5, -last], color=BLUE, lw=1.4)
+        axes.annotate("", (4.09, -last), (4.32, -last), arrowprops=forward)
     members = [i for i, (_, _, in_block) in enumerate(rooms) if in_block]
     top, bottom = -members[0] + 0.42, -members[-1] - 0.42
     axes.plot([0.8, 0.65, 0.65, 0.8], [top, top, bottom, bottom], color=GREEN, lw=1.6)
@@ -54,8 +59,8 @@ def draw_block(axes, model, batch, length):
               ha="center", color=GREEN, fontsize=10.5)
     axes.text(1.5, 0.62, "forward", color=BLUE, ha="center", fontsize=10.5)
     axes.text(3.6, 0.62, "backward", color=ORANGE, ha="center", fontsize=10.5)
-    axes.text(4.25, 0.62, "shape of the result", color=GREY, fontsize=9.5)
-    axes.set(xlim=(0.2, 5.9), ylim=(-len(rooms) + 0.4, 1.1))
+    axes.text(4.45, 0.62, "shape of the result", color=GREY, fontsize=9.5)
+    axes.set(xlim=(0.2, 6.1), ylim=(-len(rooms) + 0.4, 1.1))
     axes.set_title("Every operation, and its gradient, by hand", loc="left", fontsize=12)
     axes.axis("off")
 
@@ -77,8 +82,8 @@ def draw_attention(figure, axes, model, tokenizer):
     image = axes.imshow(maps[layer, head], cmap="cividis", vmin=0, vmax=1)
     axes.set_xticks(range(len(ids)), list(LINE), fontsize=8, family="monospace")
     axes.set_yticks(range(len(ids)), list(LINE), fontsize=8, family="monospace")
-    axes.set(xlabel="sees the character", ylabel="the character")
-    axes.set_title(f"What head {head} of layer {layer} looks at", loc="left", fontsize=12)
+    axes.set(xlabel="sees the character", ylabel="query: this character")
+    axes.set_title(f"What head {head} of layer {layer} sees (both from 0)", loc="left", fontsize=12)
     figure.colorbar(image, ax=axes, label="probability", fraction=0.046)
 
 

@@ -224,3 +224,10 @@ def test_importing_starts_no_threads_and_sets_no_limits():
             "import tinyllama, tinyllama.models, tinyllama.backends.threads; "
             "assert threading.active_count() == 1; assert threadpoolctl.threadpool_info() == before")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_work_that_shares_its_own_work_does_not_wait_for_itself():
+    """The pool of two threads is busy with the two outer functions: the inner ones must not queue behind them."""
+    def outer(name):
+        return threads.run_in_threads([lambda: name + "1", lambda: name + "2"])
+    assert threads.run_in_threads([lambda: outer("a"), lambda: outer("b")]) == [["a1", "a2"], ["b1", "b2"]]

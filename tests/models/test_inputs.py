@@ -132,3 +132,37 @@ def test_a_backend_may_be_a_name_or_an_object():
     assert Llama(mut.tiny_config(), backend="numpy").backend is load_backend("numpy")
     mine = load_backend("numpy").with_ops(rmsnorm_forward=load_backend("numpy").rmsnorm_forward)
     assert Llama(mut.tiny_config(), backend=mine).backend is mine
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"temperature": "1"}, "temperature: expected a number, got '1'"),
+    ({"temperature": None}, "temperature: expected a number, got None"),
+    ({"top_k": 1.5}, "top_k: expected an integer, got 1.5"),
+    ({"seed": 1.5}, "seed: expected an integer, got 1.5"),
+])
+def test_settings_of_generate_of_another_kind(settings, message):
+    with pytest.raises(TypeError, match=message):
+        mut.tiny_model().generate([1, 2], **settings)
+
+
+@pytest.mark.parametrize("prompt", [5, [[1, 2], 3]])
+def test_prompts_that_are_no_sequences(prompt):
+    with pytest.raises(TypeError, match="prompt_ids: expected a sequence of integers, or a list of such sequences"):
+        mut.tiny_model().generate(prompt)
+
+
+@pytest.mark.parametrize("dropout", [True, (0, 3), [0, 1, 2]])
+def test_a_dropout_key_has_three_parts(dropout):
+    with pytest.raises(ValueError, match=r"dropout: expected \(seed, step, micro-step\), got"):
+        mut.tiny_model(dropout=0.1).loss_and_grads(mut.IDS, mut.TARGETS, dropout=dropout)
+
+
+def test_patterns_of_frozen_are_a_list():
+    with pytest.raises(TypeError, match="frozen: expected a list of patterns, got the string 'model"):
+        Llama(mut.tiny_config(), frozen="model.*")
+
+
+@pytest.mark.parametrize("seed", [-1])
+def test_a_seed_is_not_negative(seed):
+    with pytest.raises(ValueError, match="seed: expected at least 0, or None, got -1"):
+        Llama(mut.tiny_config(), seed=seed)

@@ -92,8 +92,8 @@ def _draw(logits, t, backend, sampling):
     seed = settings.pop("seed")
     uniform = None
     if sampling.temperature > 0:
-        numbers = [[uniform_number(seed, t, row)] for row in range(len(logits))]        # (B, 1)
-        uniform = backend.asarray(np.array(numbers, dtype=logits.dtype))
+        draws = [[uniform_number(seed, t, row)] for row in range(len(logits))]        # (B, 1)
+        uniform = backend.asarray(np.array(draws, dtype=logits.dtype))
     return backend.to_numpy(backend.sample(logits, uniform=uniform, **settings))
 
 

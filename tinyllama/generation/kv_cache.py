@@ -24,7 +24,7 @@ class KVCache:
         (B, T), (B,) and (B,) otherwise. A padding token that would fall beyond the end is written over the last place,
         which only a row that has ended can have filled.
         """
-        self._width, self._counts = width, counts
+        self._counts = counts
         if (self.lengths == self.lengths[0]).all() and (counts == width).all():
             start = int(self.lengths[0])
             self._positions, self._end = slice(start, start + width), start + width

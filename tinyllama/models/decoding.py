@@ -25,7 +25,8 @@ def new_step(model, batch_size, capacity):
         if (counts == ids.shape[1]).all():
             last = hidden[:, -1]                                                # (B, T, hidden) -> (B, hidden)
         else:
-            last = hidden[xp.arange(batch_size), model.backend.asarray(np.maximum(counts - 1, 0))]
+            ends = model.backend.asarray(np.maximum(counts - 1, 0))             # (B,)
+            last = hidden[xp.arange(batch_size), ends]                          # (B, T, hidden) -> (B, hidden)
         return model.lm_head.forward(last)[0]                                   # (B, hidden) -> (B, vocab_size)
 
     return step

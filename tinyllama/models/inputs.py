@@ -19,8 +19,11 @@ def check_tokens(ids, config, name="ids"):
     return ids
 
 
-def check_targets(targets, ids, name, vocab_size=None, ignore_index=-100):
-    """targets as an array of int64 of the shape of ids; those equal to `ignore_index` need be no token."""
+def check_like_ids(targets, ids, name, vocab_size=None, ignore_index=-100):
+    """targets as an array of int64 of the shape of ids; with a vocab_size, tokens or `ignore_index`.
+
+    Raises TypeError unless they are integers, ValueError for another shape or a token outside the vocabulary.
+    """
     targets = _integers(targets, name)
     if targets.shape != ids.shape:
         raise ValueError(f"{name}: expected the shape of ids, {ids.shape}, got {targets.shape}")

@@ -8,7 +8,7 @@ from tinyllama.backends import load_backend
 from tinyllama.backends.threads import blas_threads, choose_workers, cores, run_in_threads
 from tinyllama.generation import Sampling, generate
 from tinyllama.models.decoding import new_step
-from tinyllama.models.inputs import check_prompts, check_targets, check_tokens
+from tinyllama.models.inputs import check_like_ids, check_prompts, check_tokens
 from tinyllama.models.network import LlamaNetwork
 from tinyllama.nn import Context
 
@@ -49,7 +49,7 @@ class Llama(LlamaNetwork):
         range, or longer than the context.
         """
         ids = check_tokens(ids, self.config)                                    # (B, T)
-        rows = [ids] if documents is None else [ids, check_targets(documents, ids, "documents")]
+        rows = [ids] if documents is None else [ids, check_like_ids(documents, ids, "documents")]
         batch = self.backend.asarray(np.stack(rows))                            # (1 or 2, B, T): the only upload
         context = Context(documents=None if documents is None else batch[1])
         hidden, _ = self.forward(batch[0], slice(0, ids.shape[1]), context, keep_caches=False)
@@ -105,7 +105,7 @@ class Llama(LlamaNetwork):
         total, grads = self._gradients[0]
         for buffer, _ in self._gradients[1:workers]:
             total += buffer
-        return sum(losses[1:], start=losses[0]), grads
+        return sum(losses), grads
 
     @property
     def gradient(self):
@@ -115,10 +115,10 @@ class Llama(LlamaNetwork):
     def _upload(self, ids, targets, documents, divisor):
         """Check on the host and send in one piece: (2 or 3, B, T) ids, targets, documents; and the divisor."""
         ids = check_tokens(ids, self.config)
-        targets = check_targets(targets, ids, "targets", self.config.vocab_size)
+        targets = check_like_ids(targets, ids, "targets", self.config.vocab_size)
         rows = [ids, targets]
         if documents is not None:
-            rows.append(check_targets(documents, ids, "documents"))
+            rows.append(check_like_ids(documents, ids, "documents"))
         if divisor is None:
             divisor = max(int(np.count_nonzero(targets != -100)), 1)
         if np.ndim(divisor) or not 0 < float(divisor) < float("inf"):

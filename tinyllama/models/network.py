@@ -30,14 +30,15 @@ class LlamaNetwork(Layer):
 
     def __init__(self, config, *, backend, dtype):
         self.config = config
-        table = {"std": config.embedding_initializer_range}
-        self.embed_tokens = Embedding("model.embed_tokens", config.vocab_size, config.hidden_size, **table)
+        like_embedding = {"std": config.embedding_initializer_range}
+        self.embed_tokens = Embedding("model.embed_tokens", config.vocab_size, config.hidden_size, **like_embedding)
         self.embed_positions, self.rotary = None, None
         if config.positions == "learned":
             self.embed_positions = LearnedPositions("model.embed_positions", config.max_position_embeddings,
-                                                    config.hidden_size, **table)
+                                                    config.hidden_size, **like_embedding)
         elif config.positions == "sinusoidal":
-            self.embed_positions = SinusoidalPositions(config.max_position_embeddings, config.hidden_size, **table)
+            self.embed_positions = SinusoidalPositions(config.max_position_embeddings, config.hidden_size,
+                                                       **like_embedding)
         elif config.positions == "rope":
             self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, theta=config.rope_theta,
                                       scaling=config.rope_scaling, backend=backend, dtype=dtype)

@@ -24,8 +24,8 @@ class Attention(Layer):
         """x: (B, T, hidden)  ->  y: (B, T, hidden), cache."""
         qkv, qkv_cache = self.qkv.forward(x)                                    # (B, T, (H + 2 KV) D)
         qkv = self._split_heads(qkv)                                            # (B, H + 2 KV, T, D)
-        rotated = self.heads + self.key_value_heads
-        qk, v = qkv[:, :rotated], qkv[:, rotated:]                              # (B, H + KV, T, D), (B, KV, T, D)
+        rotated_heads = self.heads + self.key_value_heads
+        qk, v = qkv[:, :rotated_heads], qkv[:, rotated_heads:]      # (B, H + KV, T, D), (B, KV, T, D)
         rope_cache = None
         if context.cos is not None:
             qk, rope_cache = self.ops.rope_forward(qk, cos=context.cos, sin=context.sin)

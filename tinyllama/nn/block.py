@@ -28,7 +28,10 @@ class Block(Layer):
                    mlp_norm_cache, mlp_cache, mlp_dropout_cache)
 
     def backward(self, dx, cache, grads):
-        """dx: (B, T, hidden)  ->  dx: (B, T, hidden). `forward` read upwards: x = x + h sends dx down both ways."""
+        """The gradient of the result -> that of the input, (B, T, hidden) both: `forward` read upwards.
+
+        dx is the gradient of x, whatever x was at that line; x = x + h sends it down both ways.
+        """
         (attention_norm_cache, attention_cache, attention_dropout_cache,
          mlp_norm_cache, mlp_cache, mlp_dropout_cache) = cache
         dh = self.mlp_dropout.backward(dx, mlp_dropout_cache, grads)

@@ -5,7 +5,7 @@ from tinyllama.nn.parameters import Declaration
 
 
 class Linear(Layer):
-    """y = x · weightᵀ + bias, with the parameters NAME.weight (O, I) and NAME.bias (O,).
+    """y = x @ weightᵀ + bias, with the parameters NAME.weight (O, I) and NAME.bias (O,).
 
     parts: {name: rows} makes one product of several layers with the same input. Their weights are parameters of their
     own (PREFIX.q_proj.weight, ...) and lie next to each other; NAME.weight is the view of them all.

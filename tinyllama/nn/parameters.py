@@ -74,7 +74,7 @@ class Layout:
             for declaration in declarations:
                 if declaration.decays == decays:
                     self._place(declaration)
-                    self.size = -(-self.size // per_line) * per_line
+                    self.size = -(-self.size // per_line) * per_line        # rounded up to a whole line
             if decays:
                 self.decaying = self.size
         for other, name in (other_names or {}).items():
@@ -132,9 +132,9 @@ class Parameters(NamedViews):
             else:
                 array[...] = declaration.fill
         self.trainable, self.frozen = (self._upload(host[layout]) for layout in (self._layout, frozen_layout))
-        trainable, frozen = self._layout.views(self.trainable), frozen_layout.views(self.frozen)
+        trainable_views, frozen_views = self._layout.views(self.trainable), frozen_layout.views(self.frozen)
         names = [name for d in declarations for name in ([part for part, _ in d.parts] or [d.name])]
-        super().__init__({**trainable._views, **frozen._views}, names)
+        super().__init__({**trainable_views._views, **frozen_views._views}, names)
 
     def new_gradients(self):
         """A gradient for every trainable parameter, zero: (flat buffer, named views of it)."""
@@ -152,13 +152,13 @@ def _find_frozen(declarations, patterns):
     is_frozen, matched = {}, set()
     for declaration in declarations:
         names = [name for name, _ in declaration.parts] or [declaration.name]
-        hits = [pattern for name in names for pattern in patterns if fnmatch.fnmatchcase(name, pattern)]
-        held = [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+        hits = [[pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)] for name in names]
+        held = [bool(hit) for hit in hits]
         if any(held) and not all(held):
             raise ValueError(f"frozen: expected all or none of {', '.join(names)}, which are one array; "
                              f"the patterns {list(patterns)} match only some")
         is_frozen[declaration.name] = any(held)
-        matched.update(hits)
+        matched.update(*hits)
     unmatched = [pattern for pattern in patterns if pattern not in matched]
     if unmatched:
         raise ValueError(f"frozen: no parameter is named like {unmatched[0]!r}")

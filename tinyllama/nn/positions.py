@@ -45,7 +45,9 @@ class LearnedPositions(Layer):
 class SinusoidalPositions(Layer):
     """Adds a fixed vector for each position: sines and cosines of its angles. Source: Vaswani et al. 2017, section 3.5.
 
-    The vectors are scaled by `std`, the size of the token vectors that they are added to.
+        vector[p, 2i] = std · sin(p · f[i]),   vector[p, 2i + 1] = std · cos(p · f[i]),   f[i] = 10000^(-2i / D)
+
+    `std` is the size of the token vectors that they are added to.
     """
 
     def __init__(self, positions, hidden_size, *, std=0.02):

@@ -1,4 +1,4 @@
-"""The book: one operation per file, forward and backward side by side, in plain array code.
+"""The book: one operation a file, forward and backward side by side, in plain array code.
 
     y, cache            = NAME_forward(x, weight, ..., *, settings)
     dx, dweight, ...    = NAME_backward(dy, cache, needs=None)
@@ -10,10 +10,16 @@ their place. Where there is only one gradient, `needs` changes nothing. An opera
 keeps no state, and returns the dtype it was given; numbers among its settings are Python's, since a NumPy float64 would
 widen float32. A cache is private to its pair, and may share memory with the result: do not write into either.
 
-An operation that calls another takes it as a keyword of that name (`softmax_forward` in attention), so that a backend
-can hand it its own.
+In the formulas `@` is the matrix product and `·` goes element by element; Σ and mean without bounds run along the last
+axis; `d` before a name is the gradient of the loss with respect to it, an array of its shape. The chapters that derive
+them are named; they are being written.
 
-Three functions have no derivative and stand alone: `adamw_step` (which updates in place), `global_norm` and `sample`.
+An operation that calls another takes it as a keyword of that name (`softmax_forward` in attention), so that a backend
+can hand it its own. The files `array`, `attention_mask` and `counter_random` hold helpers; helpers, such as `sigmoid`
+inside swiglu, are not replaced.
+
+Three functions come without a backward, because nothing is differentiated through them: `adamw_step` (which updates in
+place), `global_norm` and `sample`.
 """
 
 from tinyllama.ops.adamw import adamw_step

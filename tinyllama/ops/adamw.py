@@ -10,7 +10,8 @@ def adamw_step(weight, gradient, m, v, *, step, learning_rate, betas, eps, weigh
         m       = β₁ m + (1 - β₁) g                         the mean of recent gradients
         v       = β₂ v + (1 - β₂) g²                        the mean of their squares
         weight -= learning_rate · weight_decay · weight     decay, decoupled from the gradient
-        weight -= learning_rate · m̂ / (sqrt(v̂) + eps)       m̂ = m / (1 - β₁^step),  v̂ = v / (1 - β₂^step)
+        weight -= learning_rate · m̂ / (sqrt(v̂) + eps)       m̂ = m / (1 - β₁^step),  v̂ = v / (1 - β₂^step):
+                                                            m and v began at zero, which the division makes up for
 
     weight, gradient, m, v: (N,), all but the gradient written in place; step counts from 1. `gradient_scale` is a
     number or an array of no dimension: clipping happens in the same pass.

@@ -29,6 +29,12 @@ def in_dtype_of(x, number):
     return number.astype(x.dtype) if hasattr(number, "astype") else number
 
 
+def require_shape(x, shape, name, like):
+    """Raise ValueError unless x has that shape: broadcasting would turn a mistake into a wrong number."""
+    if x.shape != shape:
+        raise ValueError(f"{name}: expected the shape of {like}, {shape}, got {x.shape}")
+
+
 def require_integers(x, name):
     """Raise TypeError unless the array `x` holds integers. Looks at the dtype alone, so it costs no transfer."""
     if x.dtype.kind not in "iu":

@@ -24,7 +24,7 @@ class AttentionCache(NamedTuple):
 
 def attention_forward(q, k, v, *, causal=False, window=None, query_start=None, key_length=None, query_document=None,
                       key_document=None, scale=None, softmax_forward=softmax_forward):
-    """y = P · v,   P = softmax(scale · q · kᵀ) over the visible keys.
+    """y = P @ v,   P = softmax(scale · q @ kᵀ) over the visible keys.
 
     q: (B, H, Tq, D), k: (B, KV, Tk, D), v: (B, KV, Tk, Dv)  ->  y: (B, H, Tq, Dv), cache.
 
@@ -41,14 +41,17 @@ def attention_forward(q, k, v, *, causal=False, window=None, query_start=None, k
     xp = array_namespace(q)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
 
-    scores = _per_query_head(_per_key_head(scale * q, k) @ k.swapaxes(-1, -2), q)       # (B, H, Tq, Tk)
+    grouped_q = _per_key_head(scale * q, k)                                             # (B, KV, G·Tq, D), G = H / KV
+    scores = grouped_q @ k.swapaxes(-1, -2)                                             # (B, KV, G·Tq, Tk)
+    scores = _per_query_head(scores, q)                                                 # (B, H, Tq, Tk)
     visible = mask.visible(xp, range(q.shape[2]), range(k.shape[2]))
     sees_a_key = None
     if visible is not None:
         scores = xp.where(visible, scores, float(xp.finfo(scores.dtype).min))
-        sees_a_key = xp.any(visible, axis=-1, keepdims=True)                            # (B or 1, 1, Tq or 1, 1)
+        sees_a_key = xp.any(visible, axis=-1, keepdims=True)        # broadcasts against (B, H, Tq, 1)
     probabilities, softmax_cache = softmax_forward(scores)                              # (B, H, Tq, Tk)
-    y = _per_query_head(_per_key_head(probabilities, k) @ v, q)                         # (B, H, Tq, Dv)
+    y = _per_key_head(probabilities, k) @ v                                             # (B, KV, G·Tq, Dv)
+    y = _per_query_head(y, q)                                                           # (B, H, Tq, Dv)
     if visible is not None:
         y = xp.where(sees_a_key, y, 0)
     return y, AttentionCache(q, k, v, probabilities, softmax_cache, sees_a_key, scale)
@@ -59,10 +62,10 @@ def attention_backward(dy, cache, needs=None, *, softmax_backward=softmax_backwa
 
     dy: (B, H, Tq, Dv)  ->  dq: (B, H, Tq, D), dk: (B, KV, Tk, D), dv: (B, KV, Tk, Dv).
 
-        dv      = Pᵀ · dy                       dP = dy · vᵀ
+        dv      = Pᵀ @ dy                       dP = dy @ vᵀ
         dscores = softmax_backward(dP)          zero where a key is hidden, since P is zero there; in a row that
                                                 sees nothing P is not, but dy is
-        dq      = scale · dscores · k           dk = dscoresᵀ · (scale · q)
+        dq      = scale · (dscores @ k)         dk = dscoresᵀ @ (scale · q)
 
     The query heads of a group share a key head; their gradients are summed because they lie stacked as the rows of one
     product.

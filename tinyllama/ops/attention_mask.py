@@ -33,15 +33,15 @@ class AttentionMask(NamedTuple):
         positions = _column(self.query_start) + i                       # (Tq, 1) or (B, 1, Tq, 1)
         conditions = []
         if self.causal:
-            conditions.append(j <= positions)
+            conditions.append(j <= positions)                       # (Tq, Tk) or (B, 1, Tq, Tk)
         if self.window is not None:
-            conditions.append(positions - j < self.window)
+            conditions.append(positions - j < self.window)          # (Tq, Tk) or (B, 1, Tq, Tk)
         if self.key_length is not None:
-            conditions.append(j < _column(self.key_length))
+            conditions.append(j < _column(self.key_length))         # (Tk,) or (B, 1, 1, Tk)
         if self.query_document is not None:
             query_document = self.query_document[:, None, queries.start:queries.stop, None]     # (B, 1, Tq, 1)
             key_document = self.key_document[:, None, None, keys.start:keys.stop]               # (B, 1, 1, Tk)
-            conditions.append(query_document == key_document)
+            conditions.append(query_document == key_document)       # (B, 1, Tq, Tk)
         if not conditions:
             return None
         visible = conditions[0]
@@ -74,6 +74,8 @@ def _column(numbers):
 
 def check_attention_shapes(q, k, v, mask):
     """Raise ValueError, naming the argument, where the shapes or settings of attention do not fit together."""
+    if q.ndim != 4:
+        raise ValueError(f"q: expected (B, H, Tq, D), got {q.shape}")
     batch, heads, queries, head_dim = q.shape
     if k.ndim != 4 or (k.shape[0], k.shape[3]) != (batch, head_dim):
         raise ValueError(f"k: expected (B, KV, Tk, D) with B={batch} and D={head_dim} as in q, got {k.shape}")

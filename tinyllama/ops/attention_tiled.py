@@ -24,7 +24,7 @@ class AttentionTiledCache(NamedTuple):
 
 def attention_tiled_forward(q, k, v, *, causal=False, window=None, query_start=None, key_length=None,
                             query_document=None, key_document=None, scale=None, tile=64):
-    """y = softmax(scale · q · kᵀ) · v over the visible keys, as `attention_forward`, in tiles of `tile` × `tile`.
+    """y = softmax(scale · q @ kᵀ) @ v over the visible keys, as `attention_forward`, in tiles of `tile` × `tile`.
 
     q: (B, H, Tq, D), k: (B, KV, Tk, D), v: (B, KV, Tk, Dv)  ->  y: (B, H, Tq, Dv), cache.
 
@@ -35,6 +35,8 @@ def attention_tiled_forward(q, k, v, *, causal=False, window=None, query_start=N
     Raises ValueError where shapes or settings do not fit together.
     Sources: Milakov & Gimelshein 2018 (online softmax); Dao et al. 2022, algorithm 1. Derived in chapter 14.
     """
+    if tile < 1:
+        raise ValueError(f"tile: expected at least 1, got {tile}")
     mask = AttentionMask(causal, window, query_start, key_length, query_document, key_document)
     check_attention_shapes(q, k, v, mask)
     xp = array_namespace(q)
@@ -57,13 +59,13 @@ def attention_tiled_forward(q, k, v, *, causal=False, window=None, query_start=N
             visible = mask.visible(xp, rows, columns)
             if visible is not None:
                 scores = xp.where(visible, scores, lowest)
-            new_m = xp.maximum(m, xp.max(scores, axis=-1, keepdims=True))
+            new_m = xp.maximum(m, xp.max(scores, axis=-1, keepdims=True))               # (B, H, tile, 1)
             p = xp.exp(scores - new_m)                                                  # (B, H, tile, tile)
             if visible is not None:
                 p = p * visible                     # matters while a query has seen nothing but hidden keys
             rescale = xp.exp(m - new_m)
-            l = l * rescale + xp.sum(p, axis=-1, keepdims=True)                         # noqa: E741
-            o = o * rescale + p @ values[:, :, j]
+            l = l * rescale + xp.sum(p, axis=-1, keepdims=True)                         # (B, H, tile, 1)  # noqa: E741
+            o = o * rescale + p @ values[:, :, j]                                       # (B, H, tile, Dv)
             m = new_m
         saw_nothing = l == 0
         l = xp.where(saw_nothing, 1, l)                                                 # noqa: E741
@@ -78,16 +80,18 @@ def attention_tiled_backward(dy, cache, needs=None):
     dy: (B, H, Tq, Dv)  ->  dq: (B, H, Tq, D), dk: (B, KV, Tk, D), dv: (B, KV, Tk, Dv).
 
         P       = exp(scores - logsumexp)
-        dv      = Pᵀ · dy
-        dscores = P · (dy · vᵀ - Σ dy · y)      the sum over a whole row of P · dP, without the whole row:
-                                                Σ_j P_j (dy · v_j) = dy · Σ_j P_j v_j = dy · y
-        dq      = scale · dscores · k,   dk = scale · dscoresᵀ · q
+        dv      = Pᵀ @ dy                       dP = dy @ vᵀ
+        dscores = P · (dP - Σ dy · y)           the sum over a whole row of P · dP, without the whole row:
+                                                Σ_j P_j (dy @ v_j) = dy @ Σ_j P_j v_j = dy @ y
+        dq      = scale · (dscores @ k)         dk = dscoresᵀ @ (scale · q)
+
+    Sources: Dao et al. 2022, appendix B (the row sum); Dao 2023 (one log-sum-exp a row).
     """
     q, k, v, y, logsumexp, mask, scale, tile = cache
     needs_q, needs_k, needs_v = wanted(needs, 3)
     xp = array_namespace(dy)
     keys, values = _repeat_heads(k, q), _repeat_heads(v, q)                             # (B, H, Tk, D), (B, H, Tk, Dv)
-    dq, dkeys, dvalues = xp.zeros_like(q), xp.zeros_like(keys), xp.zeros_like(values)
+    dq, dkeys, dvalues = xp.zeros_like(q), xp.zeros_like(keys), xp.zeros_like(values)   # as q, keys, values
     lowest = float(xp.finfo(q.dtype).min)
     row_sums = xp.sum(dy * y, axis=-1, keepdims=True)                                   # (B, H, Tq, 1)
 
@@ -102,11 +106,11 @@ def attention_tiled_backward(dy, cache, needs=None):
             if visible is not None:
                 scores = xp.where(visible, scores, lowest)
             p = xp.exp(scores - logsumexp[:, :, i])                                     # (B, H, tile, tile)
-            dvalues[:, :, j] += p.swapaxes(-1, -2) @ dy[:, :, i]
+            dvalues[:, :, j] += p.swapaxes(-1, -2) @ dy[:, :, i]                        # (B, H, tile, Dv)
             dp = dy[:, :, i] @ values[:, :, j].swapaxes(-1, -2)                         # (B, H, tile, tile)
-            dscores = scale * p * (dp - row_sums[:, :, i])                              # (B, H, tile, tile)
-            dq[:, :, i] += dscores @ keys[:, :, j]
-            dkeys[:, :, j] += dscores.swapaxes(-1, -2) @ q[:, :, i]
+            dscores = p * (dp - row_sums[:, :, i])                                      # (B, H, tile, tile)
+            dq[:, :, i] += scale * (dscores @ keys[:, :, j])                            # (B, H, tile, D)
+            dkeys[:, :, j] += dscores.swapaxes(-1, -2) @ (scale * q[:, :, i])           # (B, H, tile, D)
     return (dq if needs_q else None,
             _sum_heads(dkeys, k) if needs_k else None,
             _sum_heads(dvalues, v) if needs_v else None)

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from tinyllama.ops.array import array_namespace, in_dtype_of
+from tinyllama.ops.array import array_namespace, in_dtype_of, require_shape
 from tinyllama.ops.sigmoid import sigmoid
 
 
@@ -21,9 +21,11 @@ def binary_cross_entropy_forward(logits, *, targets, divisor=None):
 
     This is -target · log p - (1 - target) · log(1 - p) with p = sigmoid(z), written without a logarithm of a number
     that may have underflowed: log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)). `divisor` is the number of elements
-    unless given. Derived in chapter 05.
+    unless given. Raises ValueError where targets have another shape. Derived in chapter 05.
     """
+    require_shape(targets, logits.shape, "targets", "logits")
     xp = array_namespace(logits)
+    targets = in_dtype_of(logits, targets)
     softplus = xp.maximum(logits, 0) + xp.log1p(xp.exp(-xp.abs(logits)))            # (...)
     divisor = max(logits.size, 1) if divisor is None else in_dtype_of(logits, divisor)
     loss = xp.sum(softplus - targets * logits) / divisor                            # (...) -> ()

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from tinyllama.ops.array import array_namespace, as_rows, in_dtype_of, require_integers
+from tinyllama.ops.array import array_namespace, as_rows, in_dtype_of, require_integers, require_shape
 
 
 class CrossEntropyCache(NamedTuple):
@@ -26,10 +26,11 @@ def cross_entropy_forward(logits, *, targets, ignore_index=-100, label_smoothing
     number of valid targets unless given: whoever splits a batch passes the count of the whole, so that the parts add
     up to it. Without a valid target the loss is 0 and so is its gradient.
 
-    Raises TypeError where targets are not integers. Derived in chapter 05.
+    Raises TypeError where targets are not integers, ValueError where they have another shape. Derived in chapter 05.
     """
     xp = array_namespace(logits)
     require_integers(targets, "targets")
+    require_shape(targets, logits.shape[:-1], "targets", "the rows of logits")
     z = as_rows(logits)                                                 # (..., V) -> (N, V)
     targets = targets.reshape(-1)                                       # (...) -> (N,)
     is_valid = targets != ignore_index
@@ -38,10 +39,10 @@ def cross_entropy_forward(logits, *, targets, ignore_index=-100, label_smoothing
     divisor = xp.maximum(xp.sum(valid), 1) if divisor is None else in_dtype_of(logits, divisor)
 
     largest = xp.max(z, axis=-1, keepdims=True)                         # (N, 1)
-    logsumexp = largest + xp.log(xp.sum(xp.exp(z - largest), axis=-1, keepdims=True))
-    losses = logsumexp - (1 - label_smoothing) * xp.take_along_axis(z, targets[:, None], axis=-1)
+    logsumexp = largest + xp.log(xp.sum(xp.exp(z - largest), axis=-1, keepdims=True))                       # (N, 1)
+    losses = logsumexp - (1 - label_smoothing) * xp.take_along_axis(z, targets[:, None], axis=-1)           # (N, 1)
     if label_smoothing:
-        losses = losses - label_smoothing * xp.mean(z, axis=-1, keepdims=True)
+        losses = losses - label_smoothing * xp.mean(z, axis=-1, keepdims=True)                              # (N, 1)
     loss = xp.sum(losses * valid) / divisor                             # (N, 1) -> ()
     return loss, CrossEntropyCache(logits, logsumexp, targets, valid, divisor, label_smoothing)
 

@@ -13,15 +13,15 @@ class DropoutCache(NamedTuple):
 
 
 def dropout_forward(x, *, rate, key, first_row=0):
-    """y = x · m / (1 - rate),   m = 0 with probability `rate`, else 1.
+    """y = x · factor,   factor = 0 with probability `rate`, else 1 / (1 - rate).
 
     x: (B, ...)  ->  y: (B, ...), cache.
 
-    m is a hash of (key, row, position in the row), with no state: the same key gives the same mask on every backend,
-    and again in every evaluation of a gradient check. A worker that holds the rows from `first_row` on draws for each
-    of them what one worker with all rows would draw. Dividing by 1 - rate keeps the expected value.
+    What is kept is a hash of (key, row, position in the row), with no state: the same key gives the same mask on every
+    backend, and again in every evaluation of a gradient check. A worker that holds the rows from `first_row` on draws
+    for each of them what one worker with all rows would draw. Dividing by 1 - rate keeps the expected value.
 
-    key: an integer, as `random_key` makes it. Raises ValueError unless 0 <= rate < 1.
+    key: an integer in 0 .. 2⁶⁴ - 1, as `random_key` makes it. Raises ValueError unless 0 <= rate < 1.
     Source: Srivastava et al. 2014. Derived in chapter 12.
     """
     if not 0 <= rate < 1:
@@ -38,6 +38,8 @@ def dropout_backward(dy, cache, needs=None):
     """The gradient of x: the same elements dropped, the same factor.
 
     dy: (B, ...)  ->  dx: (B, ...).
+
+        dx = dy · factor
     """
     (factor,) = cache
     return dy if factor is None else dy * factor

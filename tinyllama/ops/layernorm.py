@@ -28,7 +28,8 @@ def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     mean = xp.mean(x, axis=-1, keepdims=True)                           # (..., D) -> (..., 1)
     centred = x - mean                                                  # (..., D)
     rstd = 1 / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + eps)        # (..., D) -> (..., 1)
-    y = centred * rstd * weight                                         # (..., D)
+    n = centred * rstd                                                  # (..., D)
+    y = n * weight                                                      # (..., D)
     if bias is not None:
         y = y + bias
     return y, LayerNormCache(x, weight, mean, rstd, bias is not None)
@@ -42,7 +43,8 @@ def layernorm_backward(dy, cache, needs=None):
         dbias   = Σ rows of dy
         dweight = Σ rows of dy · n
         dn      = dy · weight
-        dx      = rstd · (dn - mean(dn) - n · mean(dn · n))     the first mean undoes the shift, the second the stretch
+        dx      = rstd · (dn - mean(dn) - n · mean(dn · n))     the first mean comes from mean(x), the second from rstd:
+                                                                both depend on every element of the row
     """
     x, weight, mean, rstd, has_bias = cache
     needs_x, needs_weight, needs_bias = wanted(needs, 3)

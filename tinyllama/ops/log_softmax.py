@@ -16,12 +16,13 @@ def log_softmax_forward(x):
 
     x: (..., D)  ->  y: (..., D), cache.
 
-    Taking the logarithm of softmax afterwards would give -inf wherever a probability underflows to zero; this form
-    never divides and never takes the logarithm of a number below one. Derived in chapter 05.
+    The row's maximum is subtracted first, as in softmax. Taking the logarithm of softmax afterwards would give -inf
+    wherever a probability underflows to zero; this form never divides and never takes the logarithm of a number below
+    one. Derived in chapter 05.
     """
     xp = array_namespace(x)
     shifted = x - xp.max(x, axis=-1, keepdims=True)                     # (..., D)
-    y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+    y = shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))       # (..., D)
     return y, LogSoftmaxCache(y)
 
 

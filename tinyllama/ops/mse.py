@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from tinyllama.ops.array import array_namespace, in_dtype_of
+from tinyllama.ops.array import array_namespace, in_dtype_of, require_shape
 
 
 class MSECache(NamedTuple):
@@ -17,11 +17,12 @@ def mse_forward(x, *, targets, divisor=None):
 
     x, targets: (...)  ->  loss: (), cache.
 
-    `divisor` is the number of elements unless given; parts of a split batch pass the count of the whole. Derived in
-    chapter 02.
+    `divisor` is the number of elements unless given; parts of a split batch pass the count of the whole. Raises
+    ValueError where targets have another shape. Derived in chapter 02.
     """
+    require_shape(targets, x.shape, "targets", "x")
     xp = array_namespace(x)
-    difference = x - targets                                            # (...)
+    difference = x - in_dtype_of(x, targets)                                            # (...)
     divisor = max(difference.size, 1) if divisor is None else in_dtype_of(x, divisor)
     return xp.sum(difference * difference) / divisor, MSECache(difference, divisor)     # (...) -> ()
 

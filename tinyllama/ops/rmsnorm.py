@@ -17,11 +17,14 @@ def rmsnorm_forward(x, weight, *, eps=1e-5):
     """y = n · weight,   n = x · rstd,   rstd = 1 / sqrt(mean(x²) + eps), the mean along the last axis.
 
     x: (..., D), weight: (D,)  ->  y: (..., D), cache.
+
+    rstd is the reciprocal of the root mean square, named as in LayerNorm, where it is that of the standard deviation.
     Source: Zhang & Sennrich 2019, eq. 4; eps keeps a row of zeros from dividing by zero. Derived in chapter 07.
     """
     xp = array_namespace(x)
     rstd = 1 / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True) + eps)    # (..., D) -> (..., 1)
-    return x * rstd * weight, RMSNormCache(x, weight, rstd)             # (..., D)
+    n = x * rstd                                                        # (..., D)
+    return n * weight, RMSNormCache(x, weight, rstd)
 
 
 def rmsnorm_backward(dy, cache, needs=None):

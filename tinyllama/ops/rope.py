@@ -34,7 +34,9 @@ def rope_forward(x, *, cos, sin, interleaved=False):
 def rope_backward(dy, cache, needs=None):
     """The gradient of x: the transpose of a rotation is the rotation back.
 
-    dy: (..., T, D)  ->  dx: (..., T, D).
+    dy: (..., T, D)  ->  dx: (..., T, D). For each pair, with (da', db') the gradient of the rotated one:
+
+        (da, db) = (da' cos + db' sin,  -da' sin + db' cos)
     """
     cos, sin, interleaved = cache
     return _rotate(dy, cos, -sin, interleaved)
@@ -59,9 +61,12 @@ def rope_frequencies(head_dim, *, theta=10000.0, scaling=None):
     `scaling` stretches the context a model was trained with, and is None or a dictionary with the key "rope_type":
         "default"   no change
         "linear"    every frequency is divided by "factor"                      (Chen et al. 2023)
-        "llama3"    slow pairs, whose wavelength exceeds old / "low_freq_factor", are divided by "factor"; fast ones,
-                    below old / "high_freq_factor", stay; those between are blended. old is
-                    "original_max_position_embeddings".                         (Llama 3.1, Dubey et al. 2024)
+        "llama3"    slow pairs are divided by "factor", fast ones stay, those between are blended: with
+                    turns = old · frequency / 2π, the full turns within the old context,
+                    "original_max_position_embeddings", and
+                    keep = clip((turns - "low_freq_factor") / ("high_freq_factor" - "low_freq_factor"), 0, 1),
+                    the frequency becomes keep · frequency + (1 - keep) · frequency / factor
+                                                                                (Meta's code of Llama 3.1, 2024)
 
     Raises ValueError for an unknown kind, a missing key, or a number out of range. Derived in chapter 10.
     """
@@ -83,8 +88,8 @@ def _llama3_frequency(frequency, scaling):
                                                "low_freq_factor", "high_freq_factor")
     if high <= low:
         raise ValueError(f"rope_scaling: expected high_freq_factor above low_freq_factor={low}, got {high}")
-    turns = old * frequency / (2 * math.pi)                         # in the original context
-    keep = min(max((turns - low) / (high - low), 0.0), 1.0)         # 0: slower than low, 1: faster than high
+    turns = old * frequency / (2 * math.pi)
+    keep = min(max((turns - low) / (high - low), 0.0), 1.0)
     return keep * frequency + (1 - keep) * frequency / factor
 
 

@@ -16,7 +16,8 @@ def sample(logits, *, uniform, temperature=1.0, top_k=None, top_p=None, min_p=No
         top_p   the fewest whose probabilities reach p together                 (Holtzman et al. 2020, "nucleus")
         min_p   those with at least min_p times the probability of the first    (Nguyen et al. 2024)
     The first token always stays. Then `uniform` picks a point on the line along which the remaining probabilities lie.
-    Temperature 0 is greedy: the most probable token. Derived in chapter 13.
+    Temperature 0 is greedy: the most probable token. The settings are not checked here; `Sampling.check` does.
+    Derived in chapter 13.
     """
     xp = array_namespace(logits)
     if temperature == 0:
@@ -32,6 +33,7 @@ def sample(logits, *, uniform, temperature=1.0, top_k=None, top_p=None, min_p=No
     if min_p is not None:
         p = _renormalise(xp, p * ((p >= min_p * p[:, :1]) | (rank == 0)))
     cumulative = xp.cumsum(p, axis=-1)                                  # (B, V)
+    # The first token whose cumulative probability passes the point: as many as lie wholly before it are skipped.
     picked = xp.sum(cumulative <= uniform * cumulative[:, -1:], axis=-1, keepdims=True)     # (B, V) -> (B, 1)
     picked = xp.minimum(picked, xp.sum(p > 0, axis=-1, keepdims=True) - 1)      # rounding must not step past the end
     return xp.take_along_axis(order, picked, axis=-1)[:, 0]             # (B, 1) -> (B,)

@@ -21,6 +21,7 @@ def sigmoid_forward(x):
     """y = 1 / (1 + exp(-x)).
 
     x: (...)  ->  y: (...), cache. Derived in chapter 05, where it is a softmax over the two scores x and 0.
+    Below x = -80 it is held at 2e-35.
     """
     y = sigmoid(x)
     return y, SigmoidCache(y)

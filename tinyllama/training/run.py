@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tinyllama.data import Batches, read_text, split, validation_windows
 from tinyllama.formats import save
 from tinyllama.generation import ContextLimitWarning
+from tinyllama.generation.writing import write
 from tinyllama.models import Llama, LlamaConfig
-from tinyllama.models.writing import write
 from tinyllama.tokenizers import CharacterTokenizer
 from tinyllama.training.trainer import TrainingSettings, evaluate, train
 
