@@ -248,7 +248,7 @@ def test_a_wrong_composition_is_rejected(monkeypatch, layer, wrong):
 
 
 def test_a_name_in_zero_that_is_no_parameter_is_refused():
-    with pytest.raises(ValueError, match="zero: expected names of trainable parameters, got \\['model.nrom.weight'\\]"):
+    with pytest.raises(ValueError, match=r"zero: expected names of trainable parameters, got \['model.nrom.weight'\]"):
         gradcheck_model(mut.tiny_model(), mut.IDS, mut.TARGETS, zero=("model.nrom.weight",))
 
 
