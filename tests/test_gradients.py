@@ -362,3 +362,8 @@ def test_the_random_vectors_are_not_those_of_the_callers_own_generator():
     x = np.random.default_rng(0).normal(size=(2, 5, 6))
     report = gradcheck(OPS["rmsnorm_forward"], OPS["rmsnorm_backward"], x, np.ones(6), check_seed=0)
     assert report.error < 1e-9
+
+
+def test_a_forward_that_returns_no_cache_is_told_so():
+    with pytest.raises(GradientError, match=r"the forward function must return \(y, cache\), got ndarray"):
+        gradcheck(lambda x: 2 * x, lambda dy, cache: 2 * dy, np.ones((2, 3)))

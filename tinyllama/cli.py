@@ -109,7 +109,7 @@ def main():
     warnings.filterwarnings("ignore", message=".*goes on with the last half")       # what `generate` was asked to do
     try:
         app()
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, OverflowError) as error:
         print(f"tinyllama: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -189,7 +189,11 @@ class _Problem:
     def value(self, moved=None, direction=None, step=0.0):
         """y, with the argument number `moved` displaced by step · direction."""
         arrays = [array + step * direction if i == moved else array for i, array in enumerate(self.arrays)]
-        return np.asarray(self.forward(*arrays, **self.settings)[0])
+        result = self.forward(*arrays, **self.settings)
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise GradientError(f"{self.name}: the forward function must return (y, cache), "
+                                f"got {type(result).__name__}")
+        return np.asarray(result[0])
 
     def difference(self, i, direction, step):
         """(f(x + h v) - f(x - h v)) / 2h, an array of y's shape."""

@@ -190,12 +190,16 @@ def test_the_threads_of_blas_are_put_back_after_an_error():
 
 
 @needs_blas
-def test_contexts_may_be_nested():
+def test_the_first_context_sets_the_threads_and_the_last_to_end_puts_them_back():
+    """However two of them overlap: nested, or one in each of two threads, where neither ends inside the other."""
     before = blas_limits()
-    with blas_threads(2):
-        with blas_threads(1):
-            assert set(blas_limits()) == {1}
-        assert set(blas_limits()) == {2}
+    first, second = blas_threads(1), blas_threads(2)
+    first.__enter__()
+    second.__enter__()
+    assert set(blas_limits()) == {1}
+    first.__exit__(None, None, None)
+    assert set(blas_limits()) == {1}
+    second.__exit__(None, None, None)
     assert blas_limits() == before
 
 

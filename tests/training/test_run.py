@@ -320,3 +320,41 @@ def test_the_text_is_read_as_the_reader_reads_it(run):
     text = read_text(run.directory / "text.txt")
     assert "\r" not in text
     assert load_tokenizer(out).characters == "".join(sorted(set(text)))
+
+
+def test_two_runs_at_once_get_a_directory_each(run, tmp_path, monkeypatch):
+    """The second starts while the first is training: the name must be taken from the start, not from the end."""
+    monkeypatch.chdir(tmp_path)
+    second, train = [], run_module.train
+
+    def trains_while_another_run_begins(*args):
+        monkeypatch.setattr(run_module, "train", train)
+        second.append(run(out=None))
+        yield from train(*args)
+
+    monkeypatch.setattr(run_module, "train", trains_while_another_run_begins)
+    first = run(out=None)
+    assert [first, *second] == [Path("runs/text-1"), Path("runs/text-2")]
+    assert all((out / "model.safetensors").exists() for out in (first, *second))
+
+
+def test_a_second_run_into_the_same_directory_is_refused_while_the_first_is_training(run, tmp_path, monkeypatch):
+    train = run_module.train
+
+    def trains_while_another_run_begins(*args):
+        with pytest.raises(ValueError, match=r"out: expected a directory without a model, but .* holds metrics.json"):
+            run()
+        yield from train(*args)
+
+    monkeypatch.setattr(run_module, "train", trains_while_another_run_begins)
+    assert (run() / "model.safetensors").exists()
+
+
+def test_a_run_that_fails_leaves_no_directory_behind(run, tmp_path):
+    with pytest.raises(ValueError, match="loss: expected a number"), np.errstate(all="ignore"):
+        run(learning_rate=1e30)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dollar_in_the_name_of_a_text_is_no_formula(whole_run):
+    assert (whole_run(data="a$b_{$.txt") / "loss.png").exists()

@@ -3,6 +3,10 @@
 import functools
 import importlib
 
+from tinyllama.backends.backend import Backend
+
+__all__ = ["Backend", "available_backends", "load_backend"]
+
 # name -> module with is_available() and load(). A new backend is a module, an entry here, and the shared tests passed.
 _MODULES = {"numpy": "tinyllama.backends.reference"}
 

@@ -45,6 +45,8 @@ class Backend:
                 close = difflib.get_close_matches(name, OPS, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ValueError(f"with_ops: {name!r} is not an operation of tinyllama.ops{hint}")
+            if not callable(functions[name]):
+                raise TypeError(f"with_ops: expected a function for {name}, got {functions[name]!r}")
         replaced = self._replaced | set(functions)
         combined = self._functions | functions
         for name, readable in OPS.items():

@@ -42,11 +42,30 @@ def choose_workers(rows, gradient_bytes):
     return max(1, min(cores(), rows, memory_bytes() // 4 // max(gradient_bytes, 1)))
 
 
+class _BlasSetting:
+    """How many callers are inside `blas_threads` now, and what puts back the setting from before the first."""
+
+    lock, callers, limiter = threading.Lock(), 0, None
+
+
 @contextlib.contextmanager
 def blas_threads(count):
-    """Within this context, each matrix product uses `count` threads."""
-    with _blas_controllers().limit(limits=count):
+    """Within this context, each matrix product uses `count` threads.
+
+    The setting belongs to the whole process. Where several threads are inside at once, the first to enter sets it and
+    the last to leave puts it back.
+    """
+    with _BlasSetting.lock:
+        _BlasSetting.callers += 1
+        if _BlasSetting.callers == 1:
+            _BlasSetting.limiter = _blas_controllers().limit(limits=count)
+    try:
         yield
+    finally:
+        with _BlasSetting.lock:
+            _BlasSetting.callers -= 1
+            if _BlasSetting.callers == 0:
+                _BlasSetting.limiter.restore_original_limits()
 
 
 def run_in_threads(functions):

@@ -59,7 +59,7 @@ def save(model, path):
             new_weights.unlink()
 
 
-def load(path, *, backend="numpy", dtype="float32", frozen=(), workers=None):
+def load(path, backend="numpy", dtype="float32", *, frozen=(), workers=None):
     """The model in the directory `path`: one that `save` wrote, or a LLaMA of Hugging Face, perhaps in several files.
 
     backend, dtype, frozen, workers: see `Llama`. The tensors may be float64, float32 or float16, and become `dtype`.
@@ -81,7 +81,12 @@ def load(path, *, backend="numpy", dtype="float32", frozen=(), workers=None):
         for file in weight_files:
             opened = stack.enter_context(_open(file))
             tensors.update({name: opened.get_slice(name) for name in opened.keys()})    # noqa: SIM118, it is no dict
-        model = Llama(config, backend=backend, dtype=dtype, seed=None, frozen=frozen, workers=workers)
+        _check_embedding(tensors, config, directory)
+        try:
+            model = Llama(config, backend=backend, dtype=dtype, seed=None, frozen=frozen, workers=workers)
+        except MemoryError as error:
+            raise ValueError(f"{directory / CONFIG}: expected a model that fits into the memory here, "
+                             f"got one that does not ({error})") from error
         _check(tensors, model, directory)
         for name, parameter in model.parameters.items():
             parameter[...] = model.backend.asarray(tensors[name][:])
@@ -109,17 +114,17 @@ def _read_config(file):
     settings = _read_json(file)
     try:
         return LlamaConfig.from_dict(settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{file}: {error}") from error
 
 
 def _read_json(file):
     """The JSON object in a file."""
-    if not file.exists():
+    if not file.is_file():
         raise FileNotFoundError(f"{file}: expected the configuration of a LLaMA, got a directory without it")
     try:
         document = json.loads(file.read_bytes())
-    except ValueError as error:     # not JSON, or not even text
+    except (ValueError, RecursionError) as error:       # not JSON, not even text, or nested without end
         raise ValueError(f"{file}: expected JSON, got a file that is not JSON or was cut short ({error})") from error
     if not isinstance(document, dict):
         raise ValueError(f"{file}: expected a JSON object, got JSON of another kind: {str(document)[:40]}")
@@ -147,6 +152,14 @@ def _open(file):
     except SafetensorError as error:
         raise ValueError(f"{file}: expected safetensors, got a file of another kind or one that was cut short "
                          f"({error})") from error
+
+
+def _check_embedding(tensors, config, directory):
+    """Raise ValueError where the table of the embedding has another shape: before anything is allocated for it."""
+    name, expected = "model.embed_tokens.weight", (config.vocab_size, config.hidden_size)
+    if name in tensors and tuple(tensors[name].get_shape()) != expected:
+        raise ValueError(f"{directory}: the weights are not those that {CONFIG} describes: {name}: expected the shape "
+                         f"{expected}, got {tuple(tensors[name].get_shape())}")
 
 
 def _check(tensors, model, directory):

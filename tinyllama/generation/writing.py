@@ -8,6 +8,9 @@ def write(model, tokenizer, prompt=None, *, max_new_tokens=500, on_limit="slide"
     on_limit, sampling: as in `Llama.generate`. Raises what the tokenizer and `Llama.generate` raise, before the first
     piece.
     """
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(f"tokenizer: expected one of {model.config.vocab_size} tokens, as the model has, "
+                         f"got one of {tokenizer.vocab_size}")
     if prompt is None:
         prompt_ids = tokenizer.encode("\n") if "\n" in tokenizer.characters else [0]
     else:

@@ -71,10 +71,10 @@ class LlamaConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if hasattr(value, "tolist"):        # a NumPy number, which would widen float32, or an array of them
+                value = value.tolist()
             if isinstance(value, list):
                 value = tuple(value)
-            elif hasattr(value, "item"):        # a NumPy number, which would widen float32
-                value = value.item()
             object.__setattr__(self, field.name, value)
         self._check_each_field()
         self._fill_in()
@@ -126,7 +126,7 @@ class LlamaConfig:
                  f"at most num_hidden_layers={self.num_hidden_layers}", self.num_unique_layers)
         if self.positions == "rope":
             _require(self.head_dim % 2 == 0, "head_dim", "an even number for rotary positions", self.head_dim)
-            rope_frequencies(self.head_dim, theta=self.rope_theta, scaling=self.rope_scaling)
+            rope_frequencies(2, theta=self.rope_theta, scaling=self.rope_scaling)       # raises where it cannot be
         if self.positions == "sinusoidal":
             _require(self.hidden_size % 2 == 0, "hidden_size", "an even number for sinusoidal positions",
                      self.hidden_size)

@@ -4,9 +4,10 @@ import numbers
 
 import numpy as np
 
-from tinyllama.backends import load_backend
+from tinyllama.backends import Backend, load_backend
 from tinyllama.backends.threads import blas_threads, choose_workers, cores, run_in_threads
 from tinyllama.generation import Sampling, generate
+from tinyllama.models.config import LlamaConfig
 from tinyllama.models.decoding import new_step
 from tinyllama.models.inputs import check_like_ids, check_prompts, check_tokens
 from tinyllama.models.network import LlamaNetwork
@@ -23,7 +24,11 @@ class Llama(LlamaNetwork):
     where an argument is out of range.
     """
 
-    def __init__(self, config, *, backend="numpy", dtype="float32", seed=0, frozen=(), workers=None):
+    def __init__(self, config, backend="numpy", dtype="float32", seed=0, *, frozen=(), workers=None):
+        if not isinstance(config, LlamaConfig):
+            raise TypeError(f"config: expected a LlamaConfig, got {config!r}")
+        if not isinstance(backend, str | Backend):
+            raise TypeError(f"backend: expected a name or a Backend, got {backend!r}")
         if dtype not in ("float32", "float64", np.float32, np.float64):
             raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         if seed is not None and seed < 0:
@@ -32,12 +37,19 @@ class Llama(LlamaNetwork):
             raise ValueError(f"workers: expected at least 1, or None, got {workers!r}")
         if isinstance(frozen, str):
             raise TypeError(f"frozen: expected a list of patterns, got the string {frozen!r}")
-        self.dtype, self.workers = np.dtype(dtype), workers
+        self.dtype, self.frozen, self.workers = np.dtype(dtype), tuple(frozen), workers
         self.backend = load_backend(backend) if isinstance(backend, str) else backend
         super().__init__(config, backend=self.backend, dtype=self.dtype)
         tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
         self.initialize(self.backend, dtype=self.dtype, seed=seed, frozen=frozen, other_names=tied)
         self._gradients = []        # one (flat buffer, named views) a worker, made when first needed
+
+    def __deepcopy__(self, memo):
+        """A model of its own with the same weights; the backend is shared, and gradients are not copied."""
+        copy = Llama(self.config, self.backend, self.dtype, seed=None, frozen=self.frozen, workers=self.workers)
+        copy.parameters.trainable[...] = self.parameters.trainable
+        copy.parameters.frozen[...] = self.parameters.frozen
+        return copy
 
     # ---- logits and loss
 
@@ -121,7 +133,7 @@ class Llama(LlamaNetwork):
             rows.append(check_like_ids(documents, ids, "documents"))
         if divisor is None:
             divisor = max(int(np.count_nonzero(targets != -100)), 1)
-        if np.ndim(divisor) or not 0 < float(divisor) < float("inf"):
+        if np.ndim(divisor) or isinstance(divisor, str) or not 0 < float(divisor) < float("inf"):
             raise ValueError(f"divisor: expected a number above 0, got {divisor}")
         return self.backend.asarray(np.stack(rows)), float(divisor)     # a NumPy integer would widen float32
 
@@ -150,14 +162,15 @@ class Llama(LlamaNetwork):
 
     # ---- generation
 
-    def generate(self, prompt_ids, max_new_tokens=50, *, temperature=1.0, top_k=None, top_p=None, min_p=None, seed=0,
+    def generate(self, prompt_ids, max_new_tokens=50, temperature=1.0, top_k=None, top_p=None, min_p=None, seed=0, *,
                  on_limit="stop"):
         """Continue a prompt, one token after another: an iterator that yields each token as soon as it is drawn.
 
         prompt_ids: one sequence of integers, and the iterator yields integers; or a list of sequences, perhaps of
             different lengths, and it yields arrays (B,), with -1 for a row that has ended.
         temperature, top_k, top_p, min_p: see `tinyllama.ops.sampling`; the temperature 0 is greedy. seed: the same
-            seed gives the same text.
+            seed gives the same text. The rows of a batch draw numbers of their own: the first as a single prompt would,
+            the others not, so that equal prompts give different texts.
         on_limit: what to do when the context is full, "stop" or "slide" (go on with the last half of the tokens).
             Either gives a `ContextLimitWarning`.
 

@@ -87,6 +87,11 @@ def check_attention_shapes(q, k, v, mask):
         raise ValueError(f"q: its {heads} heads cannot be divided among the {k.shape[1]} heads of k")
     if mask.window is not None and mask.window < 1:
         raise ValueError(f"window: expected at least 1, got {mask.window}")
+    for name, numbers in (("query_start", mask.query_start), ("key_length", mask.key_length)):
+        shape = getattr(numbers, "shape", () if isinstance(numbers, int | None) else None)
+        if shape not in ((), (batch,)):
+            got = type(numbers).__name__ if shape is None else f"an array {shape}"
+            raise ValueError(f"{name}: expected a number or an array ({batch},), got {got}")
     if (mask.query_document is None) != (mask.key_document is None):
         raise ValueError("query_document and key_document: expected both or neither")
     if mask.query_document is not None:

@@ -32,6 +32,7 @@ def random_uint32(xp, shape, *, key, first_row=0):
 
     The rows are those from `first_row` on: a worker draws for its rows what one worker with all rows would draw.
     """
+    key &= _MASK64
     size = 1
     for dimension in shape[1:]:
         size *= dimension

@@ -26,9 +26,12 @@ def cross_entropy_forward(logits, *, targets, ignore_index=-100, label_smoothing
     number of valid targets unless given: whoever splits a batch passes the count of the whole, so that the parts add
     up to it. Without a valid target the loss is 0 and so is its gradient.
 
-    Raises TypeError where targets are not integers, ValueError where they have another shape. Derived in chapter 05.
+    Raises TypeError where targets are not integers, ValueError where they have another shape. Their range is checked
+    where data enters (the model), as with embedding. Derived in chapter 05.
     """
     xp = array_namespace(logits)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
     require_integers(targets, "targets")
     require_shape(targets, logits.shape[:-1], "targets", "the rows of logits")
     z = as_rows(logits)                                                 # (..., V) -> (N, V)

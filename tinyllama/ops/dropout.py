@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from tinyllama.ops.array import array_namespace
-from tinyllama.ops.counter_random import random_uint32
+from tinyllama.ops.counter_random import random_key, random_uint32
 
 
 class DropoutCache(NamedTuple):
@@ -21,7 +21,8 @@ def dropout_forward(x, *, rate, key, first_row=0):
     backend, and again in every evaluation of a gradient check. A worker that holds the rows from `first_row` on draws
     for each of them what one worker with all rows would draw. Dividing by 1 - rate keeps the expected value.
 
-    key: an integer in 0 .. 2⁶⁴ - 1, as `random_key` makes it. Raises ValueError unless 0 <= rate < 1.
+    key: an integer, as `random_key` makes it, or a tuple of integers to make it from. Raises ValueError unless
+    0 <= rate < 1.
     Source: Srivastava et al. 2014. Derived in chapter 12.
     """
     if not 0 <= rate < 1:
@@ -29,8 +30,9 @@ def dropout_forward(x, *, rate, key, first_row=0):
     if rate == 0:
         return x, DropoutCache(None)
     xp = array_namespace(x)
+    key = random_key(*key) if isinstance(key, tuple) else key
     kept = random_uint32(xp, x.shape, key=key, first_row=first_row) >= int(rate * 2**32)    # (B, ...)
-    factor = kept.astype(x.dtype) * (1 / (1 - rate))                                        # (B, ...)
+    factor = kept.astype(x.dtype) * (1 / (1 - float(rate)))                                        # (B, ...)
     return x * factor, DropoutCache(factor)
 
 

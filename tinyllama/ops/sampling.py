@@ -16,11 +16,11 @@ def sample(logits, *, uniform, temperature=1.0, top_k=None, top_p=None, min_p=No
         top_p   the fewest whose probabilities reach p together                 (Holtzman et al. 2020, "nucleus")
         min_p   those with at least min_p times the probability of the first    (Nguyen et al. 2024)
     The first token always stays. Then `uniform` picks a point on the line along which the remaining probabilities lie.
-    Temperature 0 is greedy: the most probable token. The settings are not checked here; `Sampling.check` does.
-    Derived in chapter 13.
+    Temperature 0, or anything below 1e-6, is greedy: the most probable token. The settings are not checked here;
+    `Sampling.check` does. Derived in chapter 13.
     """
     xp = array_namespace(logits)
-    if temperature == 0:
+    if temperature < 1e-6:
         return xp.argmax(logits, axis=-1)                               # (B, V) -> (B,)
     order = xp.argsort(-logits, axis=-1)                                # (B, V)   most probable first
     p, _ = softmax_forward(xp.take_along_axis(logits, order, axis=-1) / temperature)        # (B, V)

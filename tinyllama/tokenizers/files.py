@@ -35,7 +35,7 @@ def read_document(path):
                                 + ("a directory without it" if file != Path(path) else "a path where nothing is"))
     try:
         document = json.loads(file.read_bytes())
-    except ValueError as error:     # not JSON, or not even text
+    except (ValueError, RecursionError) as error:       # not JSON, not even text, or nested without end
         raise ValueError(f"{file}: expected a tokenizer saved as JSON, got a file that is not JSON or was cut short "
                          f"({error})") from error
     if not isinstance(document, dict):

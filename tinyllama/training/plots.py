@@ -18,7 +18,8 @@ def save_loss_plot(path, losses, validation, *, title):
     if validation:
         axes.plot(*zip(*validation, strict=True), color=ORANGE, linestyle="--", marker="o", markersize=4,
                   label=f"validation, last {validation[-1][1]:.3f}")
-    axes.set(title=title, xlabel="steps (updates of the weights)", ylabel="loss (nats per token)")
+    axes.set_title(title, parse_math=False)         # a file may have a $ in its name
+    axes.set(xlabel="steps (updates of the weights)", ylabel="loss (nats per token)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(path)

@@ -23,7 +23,8 @@ VALIDATION_BATCHES = 20
 EVALUATIONS = 8             # how often a run looks at its validation loss, the last step included,
 STEPS_BETWEEN = 50          # but no more often than this: an evaluation takes as long as several steps
 SAMPLE_TOKENS = 300
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "metrics.json", "loss.png")
+METRICS = "metrics.json"
+FILES = ("config.json", "model.safetensors", "tokenizer.json", METRICS, "loss.png")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ def run_training(settings, console=None):
     later where the loss is no longer a number.
     """
     console = console or Console()
-    out = _free_directory(settings)
     text = read_text(settings.data)
     tokenizer = CharacterTokenizer.train(text)
     train_ids, validation_ids = _split(tokenizer.encode_to_array(text), settings)
@@ -77,17 +77,21 @@ def run_training(settings, console=None):
                                 seed=settings.seed)
     model = Llama(settings.model_config(tokenizer.vocab_size), backend=settings.backend, seed=settings.seed,
                   workers=settings.workers)
-    out.mkdir(parents=True, exist_ok=True)
-    _announce(console, settings, model, text, tokenizer)
+    out = _claim_directory(settings)
 
     def validate():
         return evaluate(model, validation_windows(validation_ids, **windows, batches=VALIDATION_BATCHES))
 
-    losses, validation, interrupted = _train(console, model, batches, training, validate)
-    save(model, out)
+    try:
+        _announce(console, settings, model, text, tokenizer)
+        losses, validation, interrupted = _train(console, model, batches, training, validate)
+        save(model, out)
+    except BaseException:
+        _release(out)
+        raise
     tokenizer.save(out / "tokenizer.json")
     metrics = {"settings": asdict(settings) | {"out": str(out)}, "losses": losses, "validation": validation}
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, default=str, allow_nan=False), encoding="utf-8")
+    (out / METRICS).write_text(json.dumps(metrics, indent=1, default=str, allow_nan=False), encoding="utf-8")
     from tinyllama.training.plots import save_loss_plot
     save_loss_plot(out / "loss.png", losses, validation, title=f"A LLaMA learns {Path(settings.data).name}")
     if interrupted:
@@ -160,18 +164,42 @@ def _say(console, text):
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _free_directory(settings):
-    """The directory of the run: the one asked for if nothing in it would be lost, else the first free runs/NAME-N."""
+def _claim_directory(settings):
+    """Make the directory of the run, and metrics.json in it, which tells every other run that it is taken.
+
+    It is the one asked for, if nothing in it would be lost, else the first free runs/NAME-N. Raises ValueError where
+    the one asked for is taken or is a file, OSError where it cannot be written: now, and not after hours of training.
+    """
     if settings.out is not None:
-        if settings.out.exists() and not settings.out.is_dir():
-            raise ValueError(f"out: expected a directory, got the file {settings.out}")
-        held = [name for name in FILES if (settings.out / name).exists()]
+        out = settings.out
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"out: expected a directory, got the file {out}")
+        held = [name for name in FILES if (out / name).exists()]
         if held:
-            raise ValueError(f"out: expected a directory without a model, but {settings.out} holds "
-                             f"{', '.join(held)}; choose another, or move that one away")
-        return settings.out
-    name = re.sub(r"[^\w-]+", "-", Path(settings.data).stem).strip("-") or "run"
-    number = 1
-    while (Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{name}-{number}"
+            raise ValueError(f"out: expected a directory without a model, but {out} holds {', '.join(held)}; "
+                             f"choose another, or move that one away")
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        name = re.sub(r"[^\w-]+", "-", Path(settings.data).stem).strip("-") or "run"
+        number = 1
+        while (out := _made(Path("runs") / f"{name}-{number}")) is None:
+            number += 1
+    (out / METRICS).open("x").close()
+    return out
+
+
+def _made(directory):
+    """The directory, if it is this call that made it."""
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        return None
+    return directory
+
+
+def _release(out):
+    """Leave nothing behind of a run that failed before it had something to save."""
+    if not (out / "model.safetensors").exists():
+        (out / METRICS).unlink(missing_ok=True)
+        if not any(out.iterdir()):
+            out.rmdir()
