@@ -117,7 +117,7 @@ def test_no_command_shows_the_help(tinyllama):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["trian"], "No such command 'trian'"),
-    (["train", "--step", "3"], "No such option: --step"),
+    (["train", "--step", "3"], "No such option"),
     (["train", "--steps", "many"], "Invalid value for '--steps'"),
     (["generate"], "Missing argument"),
 ])
