@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/tinyllama gradcheck
 
 test: .venv/installed
-	$(BIN)/python -m pytest --cov --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --cov --cov-fail-under=90
 
 lint: .venv/installed
 	$(BIN)/ruff check .
