@@ -274,7 +274,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_made(text, setting
 
 
 def test_the_shortest_text_that_is_promised_to_do_does(run):
-    run("abcdefghi" * 10, steps=1)
+    out = run("abcdefghi" * 10, steps=1)
+    assert len(json.loads((out / "metrics.json").read_text(encoding="utf-8"))["losses"]) == 1
 
 
 @pytest.mark.parametrize("steps_done", [0, 3])

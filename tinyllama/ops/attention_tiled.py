@@ -29,7 +29,7 @@ def attention_tiled_forward(q, k, v, *, causal=False, window=None, query_start=N
     q: (B, H, Tq, D), k: (B, KV, Tk, D), v: (B, KV, Tk, Dv)  ->  y: (B, H, Tq, Dv), cache.
 
     For each tile of queries, the keys arrive tile by tile, and three things are carried along: the largest score so far
-    m, the sum l of exp(score - m), and the sum o of exp(score - m) · v. When a later tile has a larger score, l and o
+    m, the sum l of exp(score - m), and o = exp(score - m) @ v. When a later tile has a larger score, l and o
     are multiplied by exp(old m - new m), as if the new maximum had been known from the start. At the end y = o / l.
 
     Raises ValueError where shapes or settings do not fit together.
