@@ -1,0 +1,5 @@
+"""`python -m tinyllama.cli` is `tinyllama`."""
+
+from tinyllama.cli import main
+
+main()
