@@ -12,6 +12,7 @@ _HOME = {
     "GradientError": "tinyllama.gradients",
     "Llama": "tinyllama.models.llama",
     "LlamaConfig": "tinyllama.models.config",
+    "SGD": "tinyllama.training.optimizers",
     "available_backends": "tinyllama.backends",
     "gradcheck": "tinyllama.gradients",
     "gradcheck_model": "tinyllama.gradients",
@@ -20,6 +21,7 @@ _HOME = {
     "load_tokenizer": "tinyllama.tokenizers",
     "save": "tinyllama.formats",
     "step_sweep": "tinyllama.gradients",
+    "train_tokenizer": "tinyllama.tokenizers",
 }
 
 __all__ = sorted(_HOME)

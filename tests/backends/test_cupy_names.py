@@ -12,13 +12,14 @@ from tinyllama.ops import OPS
 
 
 def run_everything_on_the_strict_device():
-    """Every case, forward and backward, and the three functions that have no derivative."""
+    """Every case, forward and backward, and the four functions that have no derivative."""
     device = strict_device.backend()
     for case in cases():
         OnHost(device).run(case)
     flat = [strict_device.ones(4) for _ in range(4)]
     device.adamw_step(*flat, step=1, learning_rate=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1,
                       gradient_scale=1 / device.global_norm(flat[1]))
+    device.sgd_step(*flat[:3], learning_rate=0.1, momentum=0.9, weight_decay=0.1, l2=0.1)
     logits, uniform = strict_device.asarray(np.eye(3)), strict_device.full((3, 1), 0.5)
     device.sample(logits, uniform=uniform, temperature=0.7, top_k=2, top_p=0.9, min_p=0.1)
     device.sample(logits, uniform=uniform, temperature=0)

@@ -7,7 +7,7 @@ from models_under_test import DOCUMENTS, IDS, LLAMA3, TARGETS, assert_same_gradi
 
 import tinyllama as tl
 from tinyllama.generation import ENDED, ContextLimitWarning
-from tinyllama.training.trainer import TrainingSettings, train
+from tinyllama.training import TrainingSettings, evaluate, make_optimizer, train
 
 CONFIGS = {
     "llama": {},
@@ -25,6 +25,7 @@ CONFIGS = {
 }
 EVERY_CONFIG = pytest.mark.parametrize("name", CONFIGS)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+OPTIMIZERS = ["adamw", "sgd"]
 SAMPLINGS = [{"temperature": 0}, {"temperature": 1.3, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "seed": 3}]
 PROMPTS = {"one": [3, 1, 3, 7], "of equal length": [[3, 1], [5, 5]], "of unequal length": [[3, 1, 3, 7], [5], [2, 2]]}
 
@@ -103,16 +104,27 @@ def test_generation_past_the_context(recwarn):
     assert {warning.category for warning in recwarn} == {ContextLimitWarning}
 
 
+@pytest.mark.parametrize("micro_steps", [1, 2])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_training_is_that_of_numpy(dtype):
+def test_training_is_that_of_numpy(dtype, optimizer, micro_steps):
     host, device = twins(dtype=dtype, dropout=0.2)
-    settings = TrainingSettings(steps=4, warmup_steps=2)
-    for expected, received in zip(*(list(train(model, lambda step: (IDS, TARGETS), settings))
+    settings = TrainingSettings(steps=4, warmup_steps=2, optimizer=optimizer, micro_steps=micro_steps, l2=0.1,
+                                label_smoothing=0.1)
+    for expected, received in zip(*(list(train(model, lambda step: (IDS, TARGETS, DOCUMENTS), settings))
                                     for model in (host, device)), strict=True):
         assert_same(received.loss, np.asarray(expected.loss))
         assert_same(received.norm, np.asarray(expected.norm))
     for parameter, weights in host.parameters.items():
         assert_same(device.parameters[parameter], weights)
+
+
+def test_evaluation_is_that_of_numpy():
+    host, device = twins()
+    batches = [(IDS, TARGETS), (IDS[:1, :3], TARGETS[:1, :3], DOCUMENTS[:1, :3])]
+    expected = evaluate(host, batches)
+    assert evaluate(device, batches) == (pytest.approx(expected.loss, rel=1e-12), expected.targets)
+    assert count(evaluate, device, batches) == (2, 2)           # up with each batch, down with its loss
 
 
 # ---- how often data crosses
@@ -127,24 +139,31 @@ def test_ids_and_targets_go_up_together_and_nothing_comes_down(name):
         assert count(device.loss_and_grads, IDS, TARGETS, documents=documents, dropout=dropout) == (1, 0)
 
 
-def test_the_optimizer_stays_on_the_device():
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_optimizer_stays_on_the_device(name):
     _, device = twins()
-    optimizer = tl.AdamW(device, learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    optimizer = make_optimizer(device, TrainingSettings(optimizer=name, l2=0.1))
     loss, _ = device.loss_and_grads(IDS, TARGETS)
     for _ in range(3):                                  # the first one makes the moments
         assert count(optimizer.step, max_grad_norm=1.0) == (0, 0)
     assert count(optimizer.step) == (0, 0)
+    buffers = len(optimizer.state())
+    assert count(optimizer.state) == (0, buffers)
+    assert count(optimizer.load_state, optimizer.state(), 4) == (buffers, 0)
     norm = optimizer.step(max_grad_norm=1.0)
     assert norm.shape == loss.shape == ()
     assert count(float, loss) == (0, 1)                 # whoever logs a number fetches it
 
 
-def test_a_training_run_downloads_only_what_is_logged():
+@pytest.mark.parametrize("batch", [(IDS, TARGETS), (IDS, TARGETS, DOCUMENTS)], ids=["", "documents"])
+@pytest.mark.parametrize("micro_steps", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_training_run_uploads_once_a_micro_step_and_downloads_only_what_is_logged(optimizer, micro_steps, batch):
     _, device = twins()
+    settings = TrainingSettings(steps=6, optimizer=optimizer, micro_steps=micro_steps, l2=0.1, label_smoothing=0.1)
     with strict_device.counted() as transfers:
-        losses = [float(report.loss) for report in train(device, lambda step: (IDS, TARGETS), TrainingSettings(steps=6))
-                  if report.step % 3 == 0]
-    assert (transfers.uploads, transfers.downloads) == (6, len(losses)) == (6, 2)
+        losses = [float(report.loss) for report in train(device, lambda step: batch, settings) if report.step % 3 == 0]
+    assert (transfers.uploads, transfers.downloads) == (6 * micro_steps, len(losses)) == (6 * micro_steps, 2)
 
 
 def transfers_of_each_token(prompt):

@@ -67,15 +67,16 @@ class Llama(LlamaNetwork):
         hidden, _ = self.forward(batch[0], slice(0, ids.shape[1]), context, keep_caches=False)
         return self.lm_head.forward(hidden)[0]                                  # (B, T, hidden) -> (B, T, vocab_size)
 
-    def loss(self, ids, targets, *, divisor=None, documents=None, dropout=None):
+    def loss(self, ids, targets, *, divisor=None, documents=None, dropout=None, label_smoothing=0.0):
         """The mean cross-entropy in nats per target, without gradients: an array of the backend of no dimension.
 
         Arguments as in `loss_and_grads`.
         """
-        batch, divisor = self._upload(ids, targets, documents, divisor)
-        return self._shard_loss(batch, 0, divisor, dropout, keep_caches=False)[0]
+        batch, settings = self._upload(ids, targets, documents, divisor, label_smoothing)
+        return self._shard_loss(batch, 0, settings, dropout, keep_caches=False)[0]
 
-    def loss_and_grads(self, ids, targets, divisor=None, accumulate=False, *, documents=None, dropout=None):
+    def loss_and_grads(self, ids, targets, divisor=None, accumulate=False, *, documents=None, dropout=None,
+                       label_smoothing=0.0):
         """The mean cross-entropy in nats per target, and its gradient with respect to every trainable parameter.
 
         ids, targets: (B, T) integers; a target of -100 does not count.
@@ -85,6 +86,7 @@ class Llama(LlamaNetwork):
         documents: (B, T) integers; tokens of different documents do not see one another. Learned and sinusoidal
             positions are still counted along the row; rotation knows only distances.
         dropout: (seed, step, micro-step), from which the masks are drawn; needed where config.dropout is not 0.
+        label_smoothing: the part of every target that is spread over all tokens, see `tinyllama.ops.cross_entropy`.
 
         Returns (loss, grads): an array of the backend of no dimension, and {name: array}, views of one flat buffer that
         the next call overwrites, in the order of that buffer. The rows are shared among worker threads; the result is
@@ -96,7 +98,7 @@ class Llama(LlamaNetwork):
         if self.config.dropout and dropout is None:
             raise ValueError(f"dropout: expected (seed, step, micro-step), because config.dropout is "
                              f"{self.config.dropout}, got None; model.loss is the pass without dropout")
-        batch, divisor = self._upload(ids, targets, documents, divisor)
+        batch, settings = self._upload(ids, targets, documents, divisor, label_smoothing)
         workers = self._choose_workers(batch.shape[1])
         shards = np.array_split(np.arange(batch.shape[1]), workers)
         while len(self._gradients) < workers:
@@ -107,7 +109,7 @@ class Llama(LlamaNetwork):
             if worker > 0 or not accumulate:
                 buffer[...] = 0
             first, last = int(shards[worker][0]), int(shards[worker][-1])
-            return self._shard_loss_and_grads(batch[:, first:last + 1], first, divisor, dropout, grads)
+            return self._shard_loss_and_grads(batch[:, first:last + 1], first, settings, dropout, grads)
 
         if workers == 1:
             losses = [work(0)]
@@ -124,8 +126,8 @@ class Llama(LlamaNetwork):
         """The flat gradient buffer that `loss_and_grads` fills, the twin of `parameters.trainable`; None before."""
         return self._gradients[0][0] if self._gradients else None
 
-    def _upload(self, ids, targets, documents, divisor):
-        """Check on the host and send in one piece: (2 or 3, B, T) ids, targets, documents; and the divisor."""
+    def _upload(self, ids, targets, documents, divisor, label_smoothing):
+        """Check on the host and send in one piece: (2 or 3, B, T) ids, targets, documents; the settings of the loss."""
         ids = check_tokens(ids, self.config)
         targets = check_like_ids(targets, ids, "targets", self.config.vocab_size)
         rows = [ids, targets]
@@ -135,7 +137,11 @@ class Llama(LlamaNetwork):
             divisor = max(int(np.count_nonzero(targets != -100)), 1)
         if np.ndim(divisor) or isinstance(divisor, str) or not 0 < float(divisor) < float("inf"):
             raise ValueError(f"divisor: expected a number above 0, got {divisor}")
-        return self.backend.asarray(np.stack(rows)), float(divisor)     # a NumPy integer would widen float32
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing: expected 0 <= label_smoothing <= 1, got {label_smoothing}")
+        # Python's numbers, because NumPy's would widen float32
+        settings = {"divisor": float(divisor), "label_smoothing": float(label_smoothing)}
+        return self.backend.asarray(np.stack(rows)), settings
 
     def _choose_workers(self, rows):
         if not self.backend.runs_in_threads:
@@ -144,16 +150,16 @@ class Llama(LlamaNetwork):
             return max(1, min(self.workers, rows))
         return choose_workers(rows, self.parameters.trainable.nbytes)
 
-    def _shard_loss(self, batch, first_row, divisor, dropout, *, keep_caches):
+    def _shard_loss(self, batch, first_row, settings, dropout, *, keep_caches):
         ids, targets = batch[0], batch[1]                                       # (B, T) each
         context = Context(documents=batch[2] if len(batch) > 2 else None, dropout=dropout, first_row=first_row)
         hidden, cache = self.forward(ids, slice(0, ids.shape[1]), context, keep_caches=keep_caches)
         logits, head_cache = self.lm_head.forward(hidden)                       # (B, T, vocab_size)
-        loss, loss_cache = self.backend.cross_entropy_forward(logits, targets=targets, divisor=divisor)     # ()
+        loss, loss_cache = self.backend.cross_entropy_forward(logits, targets=targets, **settings)          # ()
         return loss, (cache, head_cache, loss_cache)
 
-    def _shard_loss_and_grads(self, batch, first_row, divisor, dropout, grads):
-        loss, caches = self._shard_loss(batch, first_row, divisor, dropout, keep_caches=True)
+    def _shard_loss_and_grads(self, batch, first_row, settings, dropout, grads):
+        loss, caches = self._shard_loss(batch, first_row, settings, dropout, keep_caches=True)
         cache, head_cache, loss_cache = caches
         dlogits = self.backend.cross_entropy_backward(1.0, loss_cache)          # (B, T, vocab_size)
         dhidden = self.lm_head.backward(dlogits, head_cache, grads)             # (B, T, hidden)

@@ -18,8 +18,8 @@ An operation that calls another takes it as a keyword of that name (`softmax_for
 can hand it its own. The files `array`, `attention_mask` and `counter_random` hold helpers; helpers, such as `sigmoid`
 inside swiglu, are not replaced.
 
-Three functions come without a backward, because nothing is differentiated through them: `adamw_step` (which updates in
-place), `global_norm` and `sample`.
+Four functions come without a backward, because nothing is differentiated through them: `adamw_step` and `sgd_step`
+(which update in place), `global_norm` and `sample`.
 """
 
 from tinyllama.ops.adamw import adamw_step
@@ -39,6 +39,7 @@ from tinyllama.ops.relu import relu_backward, relu_forward
 from tinyllama.ops.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from tinyllama.ops.rope import rope_backward, rope_forward
 from tinyllama.ops.sampling import sample
+from tinyllama.ops.sgd import sgd_step
 from tinyllama.ops.sigmoid import sigmoid_backward, sigmoid_forward
 from tinyllama.ops.silu import silu_backward, silu_forward
 from tinyllama.ops.softmax import softmax_backward, softmax_forward
@@ -55,7 +56,7 @@ OPS = {
         swiglu_forward, swiglu_backward, rmsnorm_forward, rmsnorm_backward, layernorm_forward, layernorm_backward,
         rope_forward, rope_backward, attention_forward, attention_backward,
         attention_tiled_forward, attention_tiled_backward, dropout_forward, dropout_backward,
-        adamw_step, global_norm, sample,
+        adamw_step, sgd_step, global_norm, sample,
     )
 }
 
