@@ -1,4 +1,5 @@
-# `make demo` trains a small LLaMA on Shakespeare; `make test` runs the tests. Both set everything up first.
+# `make demo` trains a small LLaMA on Shakespeare, `make test` runs the tests, `make chapters` executes the notebooks.
+# Each sets everything up first.
 
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
@@ -7,7 +8,7 @@ else
 BIN := .venv/bin
 endif
 
-.PHONY: demo test lint clean
+.PHONY: demo test chapters check-chapters lint clean
 
 demo: .venv/installed
 	$(BIN)/tinyllama train --data shakespeare --steps 1200
@@ -15,6 +16,12 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --cov --cov-fail-under=90
+
+chapters: .venv/installed
+	$(BIN)/python chapters/build.py
+
+check-chapters: .venv/installed
+	$(BIN)/python chapters/build.py --check
 
 lint: .venv/installed
 	$(BIN)/ruff check .

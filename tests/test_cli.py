@@ -1,13 +1,16 @@
 """The commands as a user types them: most through `main` in this process, some in a process of their own."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from tinyllama import cli
@@ -16,10 +19,17 @@ from tinyllama.course import gradient_table
 from tinyllama.formats import load
 from tinyllama.generation import writing
 from tinyllama.tokenizers import load_tokenizer
-from tinyllama.training.run import FILES
+from tinyllama.training import run
+from tinyllama.training.run_directory import NAMES
+from tinyllama.training.settings import PRESETS
 
+WRITTEN = sorted({*NAMES} - {"tensorboard"})       # tensorboard is there only where its package is
 TEXT = "the cat sat on the mat.\n" * 20
 TINY = ["--steps", "6", "--batch-size", "3", "--context", "8", "--layers", "1", "--hidden-size", "8", "--heads", "2"]
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir() if path.name != "tensorboard")
 
 
 class Result(NamedTuple):
@@ -89,15 +99,18 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
             "finally:\n    print({'numpy', 'matplotlib', 'safetensors', 'threadpoolctl'} & set(sys.modules))\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=100)
     assert done.returncode == 0, done
-    for command in ("train", "generate", "gradcheck"):
+    for command in ("train", "generate", "evaluate", "gradcheck"):
         assert command in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize(("command", "options"), [
-    ("train", ["--data", "--out", "--steps", "--batch-size", "--context", "--layers", "--hidden-size",
-               "--intermediate-size", "--heads", "--key-value-heads", "--learning-rate", "--dropout", "--seed",
-               "--backend", "--workers"]),
+    ("train", ["--data", "--preset", "--out", "--resume", "--from", "--tokenizer", "--vocab-size", "--layers",
+               "--hidden-size", "--intermediate-size", "--heads", "--key-value-heads", "--context", "--dropout",
+               "--steps", "--batch-size", "--micro-steps", "--optimizer", "--learning-rate", "--schedule",
+               "--warmup-steps", "--final-fraction", "--momentum", "--weight-decay", "--l2", "--label-smoothing",
+               "--max-grad-norm", "--evaluate-every", "--seed", "--backend", "--workers"]),
+    ("evaluate", ["model", "--data", "--backend", "--json"]),
     ("generate", ["model", "--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
                   "--backend", "--stop-at-limit"]),
     ("gradcheck", ["ops", "--backend", "--json"]),
@@ -131,7 +144,7 @@ def test_a_slip_of_the_keyboard_is_a_usage_error(arguments, message, tinyllama):
 # ---- what goes right
 
 def test_train_then_generate_in_processes_of_their_own(trained):
-    assert sorted(path.name for path in trained.iterdir()) == sorted(FILES)
+    assert names(trained) == WRITTEN
     command = ("generate", trained, "--prompt", "the ", "--max-new-tokens", 40)
     first, second = in_a_process(*command), in_a_process(*command)
     assert (first.code, first.err) == (0, "")       # a text longer than the context is what was asked for: no warning
@@ -145,10 +158,10 @@ def test_train_reports_and_numbers_its_runs(tinyllama, tmp_path):
     for number in (1, 2):
         result = tinyllama("train", "--data", "text.txt", *TINY)
         assert (result.code, result.err) == (0, "")
-        assert "480 characters, 12 distinct" in result.out
+        assert "480 characters, 12 kinds of tokens" in result.out
         assert "6/6  loss " in result.out
         assert result.out.splitlines()[-1].endswith(f"tinyllama generate {os.path.join('runs', f'text-{number}')}")
-        assert sorted(path.name for path in (tmp_path / "runs" / f"text-{number}").iterdir()) == sorted(FILES)
+        assert names(tmp_path / "runs" / f"text-{number}") == WRITTEN
 
 
 def test_every_option_of_train_reaches_the_model(tinyllama, tmp_path):
@@ -159,7 +172,7 @@ def test_every_option_of_train_reaches_the_model(tinyllama, tmp_path):
     config = load(tmp_path / "m").config
     assert (config.max_position_embeddings, config.num_hidden_layers, config.hidden_size, config.intermediate_size,
             config.num_attention_heads, config.num_key_value_heads, config.dropout) == (6, 2, 12, 10, 6, 3, 0.2)
-    settings = json.loads((tmp_path / "m" / "metrics.json").read_text(encoding="utf-8"))["settings"]
+    settings = json.loads((tmp_path / "m" / "run.json").read_text(encoding="utf-8"))["settings"]
     assert (settings["steps"], settings["batch_size"], settings["learning_rate"], settings["seed"],
             settings["workers"], settings["backend"]) == (2, 2, 0.01, 3, 1, "numpy")
 
@@ -246,6 +259,101 @@ def test_a_reader_that_has_had_enough_is_no_error(trained):
         assert process.stderr.read() == b""
 
 
+# ---- train, in other ways
+
+def test_resume_goes_on_with_a_run_and_takes_nothing_else(tinyllama, model):
+    assert_is_a_mistake(tinyllama("train", "--resume"), "resume: expected --out with the directory of the run")
+    assert_is_a_mistake(tinyllama("train", "--resume", "--out", "model", "--steps", "9", "--seed", "0"),
+                        "resume: expected no --steps, --seed beside it")
+    assert_is_a_mistake(tinyllama("train", "--resume", "--out", "nowhere"), "holds run.json, got nowhere without it")
+    before = (model / "model.safetensors").read_bytes()
+    (model / "loss.png").unlink()
+    result = tinyllama("train", "--resume", "--out", "model")       # complete: only its end is made again
+    assert (result.code, result.err) == (0, "")
+    assert names(model) == WRITTEN
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_may_begin_with_the_weights_of_another(tinyllama, model, tmp_path):
+    arguments = ("train", "--data", "text.txt", "--from", "model", "--context", "8", "--batch-size", "3",
+                 "--learning-rate", "1e-9", "--steps", "1", "--out", "new")
+    result = tinyllama(*arguments, "--hidden-size", "16")
+    assert_is_a_mistake(result, "from: expected no --hidden-size beside it, since the model that it begins with has")
+    assert_is_a_mistake(tinyllama(*arguments, "--context", "9"), "context: expected at most 8, as the model in model")
+    assert tinyllama(*arguments, "--dropout", "0.25").code == 0
+    old, new = load(model), load(tmp_path / "new")
+    assert new.config.dropout == 0.25
+    np.testing.assert_allclose(new.parameters.trainable, old.parameters.trainable, atol=1e-6)
+    assert np.abs(new.parameters.trainable).max() > 0.5
+
+
+def test_the_data_may_be_a_folder_and_the_tokens_byte_pairs(tinyllama, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for i in range(12):
+        (tmp_path / "folder" / f"{i:02}.txt").write_text(f"the cat number {i} sat on the mat.", encoding="utf-8")
+    result = tinyllama("train", "--data", "folder", "--out", "new", "--vocab-size", "270", *TINY, "--context", "40")
+    assert (result.code, result.err) == (0, "")
+    assert "folder: 12 documents, " in result.out
+    assert load(tmp_path / "new").config.vocab_size == 270
+    assert load_tokenizer(tmp_path / "new").decode(load_tokenizer(tmp_path / "new").encode("the cat")) == "the cat"
+    assert tinyllama("generate", "new", "--max-new-tokens", 5).code == 0
+
+    again = ("train", "--data", "folder", "--out", "again", *TINY, "--context", "40", "--tokenizer", "new")
+    assert tinyllama(*again).code == 0
+    assert (tmp_path / "again" / "tokenizer.json").read_bytes() == (tmp_path / "new" / "tokenizer.json").read_bytes()
+    assert_is_a_mistake(tinyllama(*again, "--vocab-size", "300"), "vocab_size: expected none beside a tokenizer")
+
+
+@pytest.mark.parametrize(("size", "message"), [("100", "vocab_size: expected at least"), ("5000", "vocab_size: ")])
+def test_a_vocabulary_that_cannot_be(size, message, tinyllama, tmp_path):
+    result = tinyllama("train", "--data", "text.txt", "--out", "new", *TINY, "--vocab-size", size)
+    assert_is_a_mistake(result, message)
+    assert f"got {size}" in result.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ([], {"data": "stories", **PRESETS["stories"]}),
+    (["--data", "text.txt"], {"data": "text.txt", "vocab_size": None, "steps": 2000}),
+    (["--preset", "pocket"], {"data": "stories", **PRESETS["pocket"]}),
+    (["--preset", "pocket", "--data", "text.txt", "--layers", "7"], {**PRESETS["pocket"], "data": "text.txt",
+                                                                     "layers": 7}),
+    (["--preset", "stories", "--tokenizer", "model"], {"vocab_size": None, "tokenizer": Path("model")}),
+])
+def test_a_preset_is_a_set_of_settings_that_options_override(arguments, expected, tinyllama, monkeypatch):
+    received = []
+    monkeypatch.setattr(run, "run_training", received.append)
+    assert tinyllama("train", *arguments).code == 0
+    assert {name: getattr(received[0], name) for name in expected} == expected
+
+
+def test_an_unknown_preset_is_refused(tinyllama):
+    assert_is_a_mistake(tinyllama("train", "--preset", "huge"),
+                        "preset: expected one of 'pocket', 'stories', 'shakespeare', got 'huge'")
+
+
+# ---- evaluate
+
+def test_evaluate_prints_loss_perplexity_and_bits_per_byte(tinyllama, trained):
+    result = tinyllama("evaluate", trained, "--data", "text.txt")
+    assert (result.code, result.err) == (0, "")
+    figures = dict(line.split(maxsplit=1) for line in result.out.splitlines() if not line.startswith("bits"))
+    assert figures["predicted"] == "479 tokens, 479 bytes"
+    loss = float(figures["loss"].split()[0])
+    assert float(figures["perplexity"]) == pytest.approx(math.exp(loss), rel=1e-3)
+    as_json = json.loads(tinyllama("evaluate", trained, "--data", "text.txt", "--json").out)
+    assert as_json["loss"] == pytest.approx(loss, abs=1e-4)
+    assert as_json["bits_per_byte"] == pytest.approx(as_json["loss"] / math.log(2))      # a character is a byte here
+    assert (as_json["entropy"], as_json["excess"]) == (None, None)
+
+
+def test_evaluate_refuses_what_it_cannot_read(tinyllama, trained, tmp_path):
+    (tmp_path / "other.txt").write_text("the Zebra", encoding="utf-8")
+    assert_is_a_mistake(tinyllama("evaluate", trained, "--data", "other.txt"), "position 4 holds 'Z'")
+    assert_is_a_mistake(tinyllama("evaluate", "nowhere", "--data", "text.txt"), "got a path where nothing is")
+    assert_is_a_mistake(tinyllama("evaluate", trained, "--data", "nowhere.txt"), "got a path where nothing is")
+
+
 # ---- gradcheck
 
 def test_gradcheck_prints_a_table(tinyllama):
@@ -299,12 +407,13 @@ def test_a_wrong_gradient_in_json(change, has_error, tinyllama, monkeypatch):
 # ---- what goes wrong
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--data", "nowhere.txt"], "nowhere.txt: expected a UTF-8 text file or the name of a corpus (shakespeare), got"),
+    (["--data", "nowhere.txt"], "nowhere.txt: expected a UTF-8 text file, a folder of them, or the name of a corpus"),
     (["--data", "shakespear"], "did you mean shakespeare?"),
     (["--data", "empty.txt"], "empty.txt: expected a UTF-8 text file, got an empty one"),
     (["--data", "latin1.txt"], "latin1.txt: expected text in UTF-8, got byte 0xe9 at offset 3"),
-    (["--data", "."], "expected a UTF-8 text file, got a directory"),
-    (["--data", "short.txt"], "expected at least 90 characters"),
+    (["--data", "folder"], "folder: expected a folder with UTF-8 text files, got one without any file"),
+    (["--data", "zeros.bin"], "zeros.bin: expected text in UTF-8, got a zero byte at offset 2"),
+    (["--data", "short.txt"], "expected at least 90 tokens"),
     (["--context", "0"], "context: expected an integer of at least 1, got 0"),
     (["--batch-size", "0"], "batch_size: expected an integer of at least 1, got 0"),
     (["--backend", "abacus"], "got 'abacus'"),
@@ -325,6 +434,8 @@ def test_train_refuses_what_cannot_be(arguments, message, tinyllama, tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "short.txt").write_text(TEXT[:80], encoding="utf-8")
+    (tmp_path / "zeros.bin").write_bytes(b"ab" + bytes(100))
+    (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     result = tinyllama("train", "--data", "text.txt", "--out", "new", *TINY, *arguments)
     assert_is_a_mistake(result, message)
@@ -333,10 +444,10 @@ def test_train_refuses_what_cannot_be(arguments, message, tinyllama, tmp_path):
 
 
 def test_train_leaves_a_model_that_is_there_alone(tinyllama, model):
-    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     assert_is_a_mistake(tinyllama("train", "--data", "text.txt", *TINY, "--out", "model"),
-                        "out: expected a directory without a model, but model holds config.json")
-    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+                        "out: expected a directory without a model, but model holds run.json")
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_needs_more_memory_than_there_is(tinyllama):

@@ -16,6 +16,7 @@ from matplotlib.patches import FancyBboxPatch
 
 import tinyllama as tl
 from tinyllama.nn import Context
+from tinyllama.training.metrics import read_metrics
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"      # from the palette of Okabe & Ito
 LINE = "To be, or not to be, that is the"
@@ -87,9 +88,8 @@ def draw_attention(figure, axes, model, tokenizer):
     figure.colorbar(image, ax=axes, label="probability", fraction=0.046)
 
 
-def draw_loss(axes, metrics):
+def draw_loss(axes, losses, validation):
     """The loss of the run: training, and validation."""
-    losses, validation = metrics["losses"], metrics["validation"]
     axes.plot(range(1, len(losses) + 1), losses, color=BLUE, alpha=0.35, lw=0.8, label="training, each step")
     axes.plot(*zip(*validation, strict=True), color=ORANGE, marker="o", ls="--", label="validation")
     axes.annotate(f"{validation[-1][1]:.2f}", validation[-1], textcoords="offset points", xytext=(-6, 8), color=ORANGE)
@@ -103,13 +103,13 @@ def main():
     """Draw the run named on the command line."""
     run = Path(sys.argv[1])
     model, tokenizer = tl.load(run), tl.load_tokenizer(run)
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8"))["settings"]
     figure = Figure(figsize=(13, 7.2), dpi=110, facecolor="white", layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[0.9, 1])
-    draw_block(left.subplots(), model, metrics["settings"]["batch_size"], metrics["settings"]["context"])
+    draw_block(left.subplots(), model, settings["batch_size"], settings["context"])
     top, bottom = right.subplots(2, 1, height_ratios=[1.35, 1])
     draw_attention(right, top, model, tokenizer)
-    draw_loss(bottom, metrics)
+    draw_loss(bottom, *read_metrics(run))
     figure.savefig(Path(__file__).with_suffix(".png"))
 
 

@@ -9,8 +9,10 @@ import warnings
 
 import typer
 
+from tinyllama.cli.evaluate import evaluate
 from tinyllama.cli.generate import generate
 from tinyllama.cli.gradcheck import gradcheck
+from tinyllama.cli.tokenizer import app as tokenizer_app
 from tinyllama.cli.train import train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -22,8 +24,9 @@ def root():
     """A LLaMA from scratch: train it, prove its gradients, let it write."""
 
 
-for command in (train, generate, gradcheck):
+for command in (train, generate, evaluate, gradcheck):
     app.command()(command)
+app.add_typer(tokenizer_app, name="tokenizer")
 
 
 def main():

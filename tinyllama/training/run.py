@@ -1,205 +1,223 @@
-"""One training run from text to a saved model, with a progress bar, a sample and a plot of the loss."""
+"""One training run, from text to a saved model: begun or resumed, with a progress bar, a sample and plots."""
 
-import json
 import math
-import re
 import time
 import warnings
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinyllama.data import Batches, read_text, split, validation_windows
 from tinyllama.formats import save
 from tinyllama.generation import ContextLimitWarning
 from tinyllama.generation.writing import write
-from tinyllama.models import Llama, LlamaConfig
-from tinyllama.tokenizers import CharacterTokenizer
-from tinyllama.training.trainer import TrainingSettings, evaluate, train
+from tinyllama.training import run_directory
+from tinyllama.training.checkpoints import latest_checkpoint, load_checkpoint, write_checkpoint
+from tinyllama.training.forecast import forecast
+from tinyllama.training.interruption import ctrl_c_asks
+from tinyllama.training.metrics import MetricsLog, read_metrics
+from tinyllama.training.preparation import prepare
+from tinyllama.training.trainer import evaluate, make_optimizer, train
 
-VALIDATION_BATCHES = 20
-EVALUATIONS = 8             # how often a run looks at its validation loss, the last step included,
+EVALUATIONS = 8             # how often a run looks at its validation loss unless told otherwise, with the last step,
 STEPS_BETWEEN = 50          # but no more often than this: an evaluation takes as long as several steps
 SAMPLE_TOKENS = 300
-METRICS = "metrics.json"
-FILES = ("config.json", "model.safetensors", "tokenizer.json", METRICS, "loss.png")
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What `tinyllama train` can be told; its help says what each means."""
-
-    data: str = "shakespeare"
-    out: Path | None = None
-    steps: int = 2000
-    batch_size: int = 12
-    context: int = 64
-    layers: int = 4
-    hidden_size: int = 128
-    intermediate_size: int | None = None
-    heads: int = 4
-    key_value_heads: int | None = None
-    learning_rate: float = 1e-3
-    dropout: float = 0.0
-    seed: int = 0
-    backend: str = "numpy"
-    workers: int | None = None
-
-    def model_config(self, vocab_size):
-        """The model that these settings describe; its MLP is 8/3 as wide as itself, rounded up to a multiple of 8."""
-        intermediate_size = self.intermediate_size
-        if intermediate_size is None:
-            intermediate_size = 8 * math.ceil(self.hidden_size / 3)
-        return LlamaConfig(
-            vocab_size=vocab_size, hidden_size=self.hidden_size, intermediate_size=intermediate_size,
-            num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.key_value_heads,
-            max_position_embeddings=self.context, tie_word_embeddings=True, dropout=self.dropout)
 
 
 def run_training(settings, console=None):
     """Train, show and save; returns the directory of the run.
 
-    It holds config.json and model.safetensors (the model, for `tinyllama generate` and for transformers),
-    tokenizer.json, metrics.json and loss.png. Interrupted with Ctrl-C, it saves what it has. Raises ValueError, before
-    anything is computed, where the text is too short, a setting is out of range, or `out` already holds a model; and
-    later where the loss is no longer a number.
+    It holds the best model so far with its tokenizer (config.json, model.safetensors, tokenizer.json: what `load`,
+    `tinyllama generate` and transformers read), checkpoints/ with the last state, metrics.jsonl, run.json and data/,
+    from which `resume_training` goes on, and at the end loss.png and loss-dark.png. Ctrl-C saves and stops.
+
+    Raises ValueError, before anything is made, where the text is too short, a setting is out of range, or `out` already
+    holds a run; and later, leaving the last checkpoint, where the loss is no longer a number. Raises OSError where the
+    directory cannot be written.
     """
-    console = console or Console()
-    text = read_text(settings.data)
-    tokenizer = CharacterTokenizer.train(text)
-    train_ids, validation_ids = _split(tokenizer.encode_to_array(text), settings)
-    windows = {"batch_size": settings.batch_size, "context": settings.context}
-    batches = Batches(train_ids, **windows, seed=settings.seed)
-    warmup_steps = min(TrainingSettings.warmup_steps, settings.steps // 10)     # a short run warms up in a tenth of it
-    training = TrainingSettings(steps=settings.steps, learning_rate=settings.learning_rate, warmup_steps=warmup_steps,
-                                seed=settings.seed)
-    model = Llama(settings.model_config(tokenizer.vocab_size), backend=settings.backend, seed=settings.seed,
-                  workers=settings.workers)
-    out = _claim_directory(settings)
-
-    def validate():
-        return evaluate(model, validation_windows(validation_ids, **windows, batches=VALIDATION_BATCHES))
-
+    preparation = prepare(settings)
+    out = run_directory.claim(preparation)
     try:
-        _announce(console, settings, model, text, tokenizer)
-        losses, validation, interrupted = _train(console, model, batches, training, validate)
-        save(model, out)
+        with run_directory.readable_errors(out):
+            run_directory.fill(out, preparation)
+            return _Run(out, preparation, console).finish()
     except BaseException:
-        _release(out)
+        run_directory.release(out)
         raise
-    tokenizer.save(out / "tokenizer.json")
-    metrics = {"settings": asdict(settings) | {"out": str(out)}, "losses": losses, "validation": validation}
-    (out / METRICS).write_text(json.dumps(metrics, indent=1, default=str, allow_nan=False), encoding="utf-8")
-    from tinyllama.training.plots import save_loss_plot
-    save_loss_plot(out / "loss.png", losses, validation, title=f"A LLaMA learns {Path(settings.data).name}")
-    if interrupted:
-        _say(console, f"Interrupted after {len(losses):,} of {settings.steps:,} steps; saved as it is.")
-    _show_sample(console, model, tokenizer)
-    _say(console, f"Saved {out} and {out / 'loss.png'}. To read more of it: tinyllama generate {out}")
-    return out
 
 
-def _split(ids, settings):
-    """(ids to train on, ids to validate with). Raises ValueError where the smaller part is too short for a window."""
-    train_ids, validation_ids = split(ids)
-    if len(validation_ids) < settings.context + 1:
-        raise ValueError(f"{settings.data}: expected at least {10 * (settings.context + 1):,} characters, so that the "
-                         f"tenth of them that is kept for validation holds a window of {settings.context} and one "
-                         f"more, got {len(ids):,}; use a longer text or a smaller context")
-    return train_ids, validation_ids
+def resume_training(out, console=None):
+    """Go on with the run in the directory `out`, as if it had never stopped; returns the directory.
+
+    The same backend and number of workers give the same weights, bit for bit. Raises FileNotFoundError where there is
+    no run, and ValueError where its files are damaged, do not belong together, or are of another version.
+    """
+    run = _Run(Path(out), run_directory.reopen(out), console)
+    with run_directory.readable_errors(Path(out)):
+        return run.finish()
 
 
-def _train(console, model, batches, training, validate):
-    """Run the loop under a progress bar; returns (losses, [(step, validation loss)], whether Ctrl-C ended it)."""
-    losses, validation, interrupted = [], [], False
-    tokens = batches.batch_size * batches.context
-    evaluations = max(min(EVALUATIONS, training.steps // STEPS_BETWEEN), 1)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=training.steps)
-        mean, seconds, start = None, 0.0, time.perf_counter()
-        try:
-            for report in train(model, batches.batch, training):
-                losses.append(float(report.loss))
-                if not math.isfinite(losses[-1]):
-                    raise ValueError(f"loss: expected a number, got {losses[-1]} in step {report.step + 1:,}; try a "
-                                     f"learning rate below {training.learning_rate:g}")
-                mean = losses[-1] if mean is None else 0.98 * mean + 0.02 * losses[-1]
+class _Run:
+    """A run under way: what it works with, and how far it is."""
+
+    def __init__(self, out, preparation, console):
+        self.out, self.preparation, self.settings = out, preparation, preparation.settings
+        self.console = console or Console()
+        self.training = self.settings.training()
+        self.step = 0                           # updates made
+        self.best = self.validation = None      # (step, loss) of the best validation so far; the loss of the last
+        checkpoint = latest_checkpoint(out)
+        if checkpoint is None:
+            self.model = preparation.model
+            self.optimizer = make_optimizer(self.model, self.training)
+        else:
+            run_directory.require_the_same_tokenizer(out, checkpoint)
+            self.model, self.optimizer = load_checkpoint(
+                checkpoint, lambda model: make_optimizer(model, self.training), config=preparation.config,
+                backend=self.settings.backend, workers=preparation.workers)
+            self.step = checkpoint.step
+            self.best = checkpoint.facts["best"] and tuple(checkpoint.facts["best"])
+
+    def finish(self):
+        """Make the steps that are left, and what stands at the end."""
+        self._announce()
+        if self.step == 0:
+            self._write_checkpoint()
+        if self.best and self.best[0] == self.step:
+            save(self.model, self.out)      # a crash may have come between the checkpoint and this
+        with ctrl_c_asks() as stop:
+            self._train(stop)
+        if self.best is None:
+            save(self.model, self.out)
+        self._draw()
+        entropy = self.preparation.corpus["entropy"]
+        if self.best and entropy is not None:
+            _say(self.console, f"Best validation loss {self.best[1]:.3f}, which is {self.best[1] - entropy:.3f} nats "
+                               "per token above the entropy.")
+        if self.step < self.training.steps:
+            _say(self.console, f"Interrupted after {self.step:,} of {self.training.steps:,} steps, all of them saved. "
+                               f"To go on: {run_directory.resume_command(self.out)}")
+        self._show_sample()
+        _say(self.console, f"Saved {self.out} and {self.out / 'loss.png'}. To read more of it: "
+                           f"tinyllama generate {self.out}")
+        return self.out
+
+    def _train(self, stop):
+        """Run the loop under a progress bar, until it is done or Ctrl-C was pressed."""
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        updates = train(self.model, self.preparation.batches.batch, self.training, self.optimizer, self.step)
+        tokens = self.settings.batch_size * self.settings.context
+        with MetricsLog(self.out, self.step) as metrics, Progress(*columns, console=self.console) as progress:
+            task = progress.add_task("", total=self.training.steps, completed=self.step)
+            mean, seconds, start, first = None, 0.0, time.perf_counter(), self.step
+            for report in updates:
+                loss, norm = float(report.loss), float(report.norm)
+                self._require_numbers(report.step + 1, loss=loss, norm=norm)
+                self.step = report.step + 1
+                metrics.write(self.step, loss=loss, gradient_norm=norm, learning_rate=report.learning_rate)
+                mean = loss if mean is None else 0.98 * mean + 0.02 * loss
                 seconds += time.perf_counter() - start          # of training alone
-                done = report.step + 1
-                is_due = done * evaluations // training.steps > report.step * evaluations // training.steps
+                is_due = self._evaluation_is_due()
                 if is_due:
-                    validation.append((done, validate()))
-                shown = f"  validation {validation[-1][1]:.3f}" if validation else ""
-                description = f"loss {mean:.3f}{shown}  {done * tokens / seconds:,.0f} tokens/s"
+                    self._evaluate(metrics)
+                shown = f"  validation {self.validation:.3f}" if self.validation is not None else ""
+                description = f"loss {mean:.3f}{shown}  {(self.step - first) * tokens / seconds:,.0f} tokens/s"
                 progress.update(task, advance=1, description=description)
-                if is_due and not (console.is_terminal or console.is_jupyter):      # no moving bar in a file or a pipe
-                    _say(console, f"{done:,}/{training.steps:,}  {description}")
+                if is_due and not (self.console.is_terminal or self.console.is_jupyter):    # no moving bar in a file
+                    _say(self.console, f"{self.step:,}/{self.training.steps:,}  {description}")
+                if stop.made:
+                    break
                 start = time.perf_counter()
-        except KeyboardInterrupt:
-            interrupted = True
-    return losses, validation, interrupted
+            if stop.made and not is_due:
+                metrics.flush()
+                self._write_checkpoint()
+
+    def _evaluation_is_due(self):
+        every = self.settings.evaluate_every
+        if self.step == self.training.steps:
+            return True
+        if every is not None:
+            return self.step % every == 0
+        count = self._evaluations()
+        return self.step * count // self.training.steps > (self.step - 1) * count // self.training.steps
+
+    def _evaluations(self):
+        """How many evaluations a whole run has."""
+        if self.settings.evaluate_every is not None:
+            return math.ceil(self.training.steps / self.settings.evaluate_every)
+        return max(min(EVALUATIONS, self.training.steps // STEPS_BETWEEN), 1)
+
+    def _evaluate(self, metrics):
+        """Look at the validation loss and save, first what the run can go on from, then the model if it is the best."""
+        loss = evaluate(self.model, self.preparation.validation()).loss
+        self._require_numbers(self.step, validation_loss=loss)
+        self.validation = loss
+        metrics.write(self.step, validation_loss=loss)
+        metrics.flush()
+        is_best = self.best is None or loss < self.best[1]
+        if is_best:
+            self.best = (self.step, loss)
+        self._write_checkpoint()
+        if is_best:
+            save(self.model, self.out)
+
+    def _write_checkpoint(self):
+        facts = {"step": self.step, "best": self.best, "tokenizer": run_directory.tokenizer_digest(self.out)}
+        write_checkpoint(self.out, self.model, self.optimizer, facts)
+
+    def _require_numbers(self, step, **figures):
+        """Raise ValueError, naming the step, unless loss and norm are numbers: the weights are spoiled otherwise."""
+        for name, figure in figures.items():
+            if not math.isfinite(figure):
+                last = latest_checkpoint(self.out)
+                raise ValueError(
+                    f"{name}: expected a number, got {figure} in step {step:,}; try a learning rate below "
+                    f"{self.training.learning_rate:g}. The state after step {last.step:,} is kept in {last.directory}")
+
+    # ---- what is shown
+
+    def _announce(self):
+        preparation, settings, config = self.preparation, self.settings, self.preparation.config
+        corpus, parameters = preparation.corpus, sum(weight.size for weight in self.model.parameters.values())
+        documents = f"{corpus['documents']:,} documents, " if corpus["documents"] > 1 else ""
+        _say(self.console, f"{settings.data}: {documents}{corpus['characters']:,} characters, "
+                           f"{config.vocab_size:,} kinds of tokens.")
+        if corpus["entropy"] is not None:
+            _say(self.console, f"The entropy of its source: {corpus['entropy']:.3f} nats per token, which no model can "
+                               "pass.")
+        _say(self.console, f"A LLaMA of {parameters:,} parameters: layers {config.num_hidden_layers}, features "
+                           f"{config.hidden_size}.")
+        _say(self.console, f"Steps: {settings.steps:,}, each on {settings.batch_size} rows of {settings.context} "
+                           f"tokens{f', from step {self.step + 1:,} on' if self.step else ''}.")
+        left = settings.steps - self.step
+        if left:
+            evaluations = math.ceil(self._evaluations() * left / settings.steps)
+            cost = forecast(self.model, preparation.batches, self.training, steps=left, evaluations=evaluations,
+                            validation=preparation.validation())
+            _say(self.console, f"Expected on this machine: {_duration(cost.seconds)}, {cost.bytes / 2**20:,.0f} MB.")
+
+    def _draw(self):
+        from tinyllama.training.plots import DARK, LIGHT, save_loss_plot
+        losses, validation = read_metrics(self.out)
+        for name, colors in (("loss.png", LIGHT), ("loss-dark.png", DARK)):
+            save_loss_plot(self.out / name, losses, validation, floor=self.preparation.corpus["entropy"], colors=colors,
+                           title=f"A LLaMA learns {Path(self.settings.data).name}")
+
+    def _show_sample(self):
+        self.console.rule("a sample")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ContextLimitWarning)        # a sample may well be longer than the context
+            pieces = write(self.model, self.preparation.tokenizer, max_new_tokens=SAMPLE_TOKENS, temperature=0.8)
+            text = "".join(pieces)
+        _say(self.console, text.strip())
+        self.console.rule()
 
 
-def _announce(console, settings, model, text, tokenizer):
-    parameters = sum(weight.size for weight in model.parameters.values())
-    _say(console, f"{settings.data}: {len(text):,} characters, {tokenizer.vocab_size} distinct.")
-    _say(console, f"A LLaMA of {parameters:,} parameters: layers {settings.layers}, features {settings.hidden_size}.")
-    _say(console, f"Steps: {settings.steps:,}, each on {settings.batch_size} rows of {settings.context} characters.")
-
-
-def _show_sample(console, model, tokenizer):
-    console.rule("a sample")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ContextLimitWarning)        # a sample may well be longer than the context
-        text = "".join(write(model, tokenizer, max_new_tokens=SAMPLE_TOKENS, temperature=0.8))
-    _say(console, text.strip())
-    console.rule()
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _say(console, text):
     """Print a text as it is: rich would take [brackets] in it for its own marks, and break lines without need."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _claim_directory(settings):
-    """Make the directory of the run, and metrics.json in it, which tells every other run that it is taken.
-
-    It is the one asked for, if nothing in it would be lost, else the first free runs/NAME-N. Raises ValueError where
-    the one asked for is taken or is a file, OSError where it cannot be written: now, and not after hours of training.
-    """
-    if settings.out is not None:
-        out = settings.out
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"out: expected a directory, got the file {out}")
-        held = [name for name in FILES if (out / name).exists()]
-        if held:
-            raise ValueError(f"out: expected a directory without a model, but {out} holds {', '.join(held)}; "
-                             f"choose another, or move that one away")
-        out.mkdir(parents=True, exist_ok=True)
-    else:
-        name = re.sub(r"[^\w-]+", "-", Path(settings.data).stem).strip("-") or "run"
-        number = 1
-        while (out := _made(Path("runs") / f"{name}-{number}")) is None:
-            number += 1
-    (out / METRICS).open("x").close()
-    return out
-
-
-def _made(directory):
-    """The directory, if it is this call that made it."""
-    try:
-        directory.mkdir(parents=True)
-    except FileExistsError:
-        return None
-    return directory
-
-
-def _release(out):
-    """Leave nothing behind of a run that failed before it had something to save."""
-    if not (out / "model.safetensors").exists():
-        (out / METRICS).unlink(missing_ok=True)
-        if not any(out.iterdir()):
-            out.rmdir()

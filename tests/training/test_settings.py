@@ -1,0 +1,47 @@
+"""Settings of runs, and the presets."""
+
+import dataclasses
+
+import pytest
+
+from tinyllama.tokenizers import CharacterTokenizer
+from tinyllama.training import TrainingSettings
+from tinyllama.training.settings import PRESETS, RunSettings, preset_for
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_describes_a_model_that_can_be(name):
+    settings = RunSettings(**PRESETS[name])
+    config = settings.model_config(CharacterTokenizer("abc"))
+    assert config.max_position_embeddings == settings.context
+    assert settings.training().steps == settings.steps
+
+
+def test_the_preset_of_a_corpus_is_its_own_and_that_of_a_file_one_of_characters():
+    assert [preset_for(data) for data in ("stories", "shakespeare", "my.txt", "folder")] == [
+        "stories", "shakespeare", "shakespeare", "shakespeare"]
+    assert RunSettings(**PRESETS["shakespeare"]).vocab_size is None
+
+
+def test_everything_that_the_loop_can_be_told_reaches_it():
+    told = {"steps": 7, "optimizer": "sgd", "learning_rate": 0.3, "schedule": "linear", "warmup_steps": 3,
+            "final_fraction": 0.5, "momentum": 0.4, "weight_decay": 0.2, "l2": 0.05, "max_grad_norm": 2.0,
+            "label_smoothing": 0.15, "micro_steps": 4, "seed": 9}
+    training = RunSettings(**told).training()
+    assert {name: getattr(training, name) for name in told} == told
+    assert {field.name for field in dataclasses.fields(TrainingSettings)} - {*told} == {"betas"}
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"evaluate_every": 0}, "evaluate_every: expected at least 1, got 0"),
+    ({"micro_steps": 13}, "micro_steps: expected at most batch_size=12, since each has at least one row, got 13"),
+    ({"micro_steps": 0}, "micro_steps: expected an integer of at least 1, got 0"),
+    ({"optimizer": "adam"}, "optimizer: expected one of 'adamw', 'sgd', got 'adam'"),
+    ({"schedule": "square"}, "schedule: expected one of 'constant', 'linear', 'cosine', got 'square'"),
+    ({"momentum": 1.0}, "momentum: expected 0 <= momentum < 1, got 1.0"),
+    ({"label_smoothing": 1.5}, "label_smoothing: expected 0 <= label_smoothing <= 1, got 1.5"),
+    ({"vocab_size": 300, "tokenizer": "a"}, "vocab_size: expected none beside a tokenizer"),
+])
+def test_settings_out_of_their_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RunSettings(**settings)

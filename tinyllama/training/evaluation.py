@@ -1,0 +1,71 @@
+"""How well a model predicts a text: loss, perplexity, bits per byte."""
+
+import math
+from typing import NamedTuple
+
+from tinyllama.data import packed_batches, tokenize
+from tinyllama.training.trainer import evaluate
+
+TOKENS_OF_A_BATCH = 2048
+
+
+class TextEvaluation(NamedTuple):
+    """The figures of one text."""
+
+    loss: float             # nats per token
+    perplexity: float       # exp(loss): among how many tokens the model hesitates, as if they were equally probable
+    bits_per_byte: float    # independent of the tokenizer, so that models with different ones can be compared
+    tokens: int             # predicted
+    bytes: int              # of UTF-8, predicted
+    entropy: float | None   # nats per token of the very same text under its true source; None where nobody knows it
+
+    @property
+    def excess(self):
+        """loss - entropy: what the model has yet to learn, None where the entropy is not known."""
+        return None if self.entropy is None else self.loss - self.entropy
+
+
+def evaluate_text(model, tokenizer, corpus):
+    """Predict every token of every document of a corpus once, and count.
+
+    A document longer than the model's context is cut into pieces, and each piece is predicted from its own beginning.
+    Where the tokenizer has no first token, the first token of a document is not predicted, having nothing before it,
+    and its bytes do not count. An end token counts as a token and has no bytes.
+
+        perplexity = exp(loss)          bits per byte = loss · tokens / (log 2 · bytes)
+
+    Raises ValueError where the tokenizer is not the model's or nothing is left to predict.
+    """
+    require_tokenizer(tokenizer, model.config)
+    tokens = tokenize(corpus.documents, tokenizer)
+    context = model.config.max_position_embeddings
+    batches = packed_batches(tokens, batch_size=max(TOKENS_OF_A_BATCH // context, 1), context=context)
+    if not (tokens.lengths > 1).any():
+        raise ValueError("corpus: expected documents of at least two tokens, got none")
+    result = evaluate(model, batches)
+    byte_count = sum(len(document.encode("utf-8")) for document in corpus.documents)
+    byte_count -= sum(len(tokenizer.token_bytes(int(tokens.ids[start]))) for start in tokens.starts[:-1])
+    entropy = entropy_per_target(corpus, tokenizer, result.targets)
+    return TextEvaluation(result.loss, math.exp(result.loss), result.loss * result.targets / math.log(2) / byte_count,
+                          result.targets, byte_count, entropy)
+
+
+def entropy_per_target(corpus, tokenizer, targets):
+    """-Σ log p / targets: what the true source of these very documents would reach as its loss, in nats per target.
+
+    None where the corpus does not know its probabilities, or where the tokenizer has no first and no end token: the
+    first token is then given and the end not predicted, which is another question.
+    """
+    if corpus.log_probabilities is None or None in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return None
+    return -math.fsum(corpus.log_probabilities) / targets
+
+
+def require_tokenizer(tokenizer, config):
+    """Raise ValueError unless the tokenizer has the vocabulary and the special tokens of the model."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(f"tokenizer: expected one of {config.vocab_size} tokens, as the model has, "
+                         f"got one of {tokenizer.vocab_size}")
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in config.end_tokens:
+        raise ValueError(f"tokenizer: expected its end token among the model's, {config.end_tokens}, "
+                         f"got {tokenizer.eos_token_id}")

@@ -1,0 +1,150 @@
+"""What stands before the first step: text, tokenizer, tokens, and the model with its first weights."""
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tinyllama.backends.threads import choose_workers
+from tinyllama.data import (
+    PackedBatches,
+    Tokens,
+    WindowBatches,
+    are_short,
+    first_documents,
+    packed_batches,
+    read_corpus,
+    split_corpus,
+    tokenize,
+    validation_windows,
+)
+from tinyllama.formats import load
+from tinyllama.models import Llama
+from tinyllama.tokenizers import CharacterTokenizer, load_tokenizer, train_tokenizer
+from tinyllama.training.evaluation import entropy_per_target, require_tokenizer
+from tinyllama.training.settings import RunSettings
+
+VALIDATION_BATCHES = 20
+TOKENS_OF_A_STORY = 64              # about; it decides how many stories a run draws, so that it sees each about once
+FEWEST_STORIES, MOST_STORIES = 1_000, 200_000
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that a run is made from. `prepare` makes it from the settings, a resumed run from its own files."""
+
+    settings: RunSettings
+    tokenizer: Any
+    train: Tokens
+    held_back: Tokens       # what validates, as far as it is used
+    corpus: dict            # what is worth saying of the text: "documents", "characters", and its "entropy" or None
+    workers: int | None = None      # None until a model has been seen
+
+    @functools.cached_property
+    def model(self):
+        """The model as it begins: drawn from the seed, or that of `from_model`."""
+        settings = self.settings
+        model = Llama(self.config, backend=settings.backend, seed=settings.seed, workers=self.workers)
+        if settings.from_model is not None:
+            given = load(settings.from_model, backend=settings.backend)
+            model.parameters.trainable[...] = given.parameters.trainable
+        return model
+
+    @functools.cached_property
+    def config(self):
+        """The configuration of the model."""
+        if self.settings.from_model is None:
+            return self.settings.model_config(self.tokenizer)
+        given = load(self.settings.from_model).config
+        require_tokenizer(self.tokenizer, given)
+        if self.context > given.max_position_embeddings:
+            raise ValueError(f"context: expected at most {given.max_position_embeddings}, as the model in "
+                             f"{self.settings.from_model} has, got {self.context}")
+        return dataclasses.replace(given, dropout=self.settings.dropout)
+
+    @property
+    def context(self):
+        """Tokens of a row."""
+        return self.settings.context
+
+    @functools.cached_property
+    def is_packed(self):
+        """Whether rows hold whole documents, and not windows of a long text."""
+        return are_short(self.train, self.context)
+
+    @functools.cached_property
+    def batches(self):
+        """What training sees."""
+        kind = PackedBatches if self.is_packed else WindowBatches
+        return kind(self.train, batch_size=self.settings.batch_size, context=self.context, seed=self.settings.seed)
+
+    def validation(self):
+        """What the run is evaluated with, the same every time: an iterable of batches."""
+        shape = {"batch_size": self.settings.batch_size, "context": self.context}
+        if self.is_packed:
+            return packed_batches(self.held_back, **shape)
+        return validation_windows(self.held_back, **shape, batches=VALIDATION_BATCHES)
+
+
+def prepare(settings):
+    """The `Preparation` of a new run: reads the text, makes or loads the tokenizer, and encodes.
+
+    Raises what is wrong with the text or the settings: FileNotFoundError, ValueError or TypeError.
+    """
+    corpus = read_corpus(settings.data, seed=settings.seed, stories_wanted=_stories_wanted(settings))
+    tokenizer = _tokenizer(settings, corpus)
+    parts = split_corpus(corpus)
+    train, held_back = (tokenize(part.documents, tokenizer) for part in parts)
+    is_packed = are_short(train, settings.context)
+    _require_enough(settings, train, held_back, is_packed)
+    entropy = None
+    if is_packed:
+        held_back = first_documents(held_back, VALIDATION_BATCHES * settings.batch_size * settings.context)
+        used = len(held_back.lengths)
+        if parts[1].log_probabilities is not None:
+            used_part = parts[1]._replace(log_probabilities=parts[1].log_probabilities[:used])
+            entropy = entropy_per_target(used_part, tokenizer, int((held_back.lengths - 1).sum()))
+    facts = {"documents": len(corpus.documents), "characters": sum(map(len, corpus.documents)), "entropy": entropy}
+    preparation = Preparation(settings, tokenizer, train, held_back, facts)
+    _ = preparation.batches, preparation.validation()       # raise what they refuse
+    return dataclasses.replace(preparation, workers=_workers(preparation))
+
+
+def _workers(preparation):
+    """How many threads share a step: decided once, because a sum over other parts has other roundings."""
+    settings, model = preparation.settings, preparation.model
+    rows = math.ceil(settings.batch_size / settings.micro_steps)
+    if settings.workers is not None or not model.backend.runs_in_threads:
+        return settings.workers
+    return choose_workers(rows, model.parameters.trainable.nbytes)
+
+
+def _stories_wanted(settings):
+    wanted = settings.steps * settings.batch_size * settings.context // TOKENS_OF_A_STORY
+    return min(max(wanted, FEWEST_STORIES), MOST_STORIES)
+
+
+def _tokenizer(settings, corpus):
+    """The tokenizer that the settings ask for: a given one, byte pairs, or one token for each character."""
+    if settings.from_model is not None:
+        return load_tokenizer(settings.from_model)
+    if settings.tokenizer is not None:
+        return load_tokenizer(settings.tokenizer)
+    if settings.vocab_size is not None:
+        return train_tokenizer(corpus.documents, vocab_size=settings.vocab_size)
+    return CharacterTokenizer.train("".join(corpus.documents))
+
+
+def _require_enough(settings, train, held_back, is_packed):
+    """Raise ValueError where the part that validates is too short for what it is to be evaluated with."""
+    needed = settings.context + 1
+    if is_packed:
+        if not (held_back.lengths > 1).any():
+            raise ValueError(f"{settings.data}: expected documents of at least two tokens each to validate with, "
+                             f"got {len(held_back.lengths)} with {len(held_back.ids)} in all; use a longer text")
+    elif len(held_back.ids) < needed:
+        raise ValueError(
+            f"{settings.data}: expected at least {10 * needed:,} tokens, so that the tenth of them that is kept for "
+            f"validation holds a window of {settings.context} and one more, got "
+            f"{len(train.ids) + len(held_back.ids):,}; use a longer text or a smaller context")
