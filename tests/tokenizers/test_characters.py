@@ -88,6 +88,18 @@ def test_encode_has_no_bos_to_give(tokenizer):
         tokenizer.encode("be", bos=True)
 
 
+def test_the_bytes_of_a_token_are_those_of_its_character(tokenizer):
+    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(TEXT))) == TEXT.encode("utf-8")
+    assert CharacterTokenizer("é").token_bytes(np.int64(0)) == b"\xc3\xa9"
+    for token in (-1, tokenizer.vocab_size, 0.0, "a"):
+        with pytest.raises(ValueError, match=rf"token: expected an integer from 0 to {tokenizer.vocab_size - 1}, got"):
+            tokenizer.token_bytes(token)
+
+
+def test_there_are_no_merges_and_no_special_tokens(tokenizer):
+    assert (tokenizer.merges, tokenizer.special_tokens) == ([], {})
+
+
 @pytest.mark.parametrize("ids", [[0, 1, 2], np.array([0, 1, -1]), [1, 0, 2**40]])
 def test_decode_names_an_id_that_is_out_of_range_and_its_place(ids):
     with pytest.raises(ValueError, match=rf"position 2 holds {ids[2]}, expected 0 to 1, .* 2 tokens"):

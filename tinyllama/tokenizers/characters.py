@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tinyllama.tokenizers.arguments import checked_ids, checked_token, encoded
 from tinyllama.tokenizers.files import expect, read_document, write_document
 
 
@@ -49,6 +50,16 @@ class CharacterTokenizer:
         """How many tokens there are."""
         return len(self.characters)
 
+    @property
+    def special_tokens(self):
+        """The special tokens: there are none."""
+        return {}
+
+    @property
+    def merges(self):
+        """The merges, of which there are none: a character is as large as a token gets."""
+        return []
+
     def encode(self, text, bos=False):
         """The tokens of `text` as a list of int, one a character.
 
@@ -78,19 +89,11 @@ class CharacterTokenizer:
         ids: (T,) integers in an array, a list or whatever yields them, or one integer  ->  T characters.
         Raises ValueError where they are not integers in 0 .. vocab_size - 1.
         """
-        ids = np.atleast_1d(np.asarray(list(ids) if hasattr(ids, "__next__") else ids))
-        if ids.ndim > 1:
-            raise ValueError(f"ids: expected one sequence of tokens, got an array of shape {ids.shape}")
-        if not ids.size:
-            return ""
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"ids: expected integers, got {ids.dtype}")
-        outside = (ids < 0) | (ids >= self.vocab_size)
-        if outside.any():
-            at = int(outside.argmax())
-            raise ValueError(f"ids: position {at} holds {ids[at]}, expected 0 to {self.vocab_size - 1}, "
-                             f"since the vocabulary has {self.vocab_size} tokens")
-        return _characters(self._codes[ids])
+        return _characters(self._codes[checked_ids(ids, self.vocab_size)])
+
+    def token_bytes(self, token):
+        """The UTF-8 bytes of one token's character. Raises ValueError where it is not in 0 .. vocab_size - 1."""
+        return self.characters[checked_token(token, self.vocab_size)].encode("utf-8")
 
     def save(self, path):
         """Write the tokenizer to a JSON file, or to tokenizer.json in `path` where that is a directory."""
@@ -124,13 +127,7 @@ class CharacterTokenizer:
 
 def _code_points(text, *, name):
     """T characters -> (T,) uint32. Raises ValueError for a lone surrogate: half of a character, not a character."""
-    if not isinstance(text, str):
-        raise TypeError(f"{name}: expected a str, got {type(text).__name__}")
-    try:
-        return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name}: position {error.start} holds a lone surrogate (U+{ord(text[error.start]):04X}), "
-                         "which is half of a character") from error
+    return np.frombuffer(encoded(text, "utf-32-le", name=name), dtype="<u4")
 
 
 def _characters(codes):

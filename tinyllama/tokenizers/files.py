@@ -1,4 +1,7 @@
-"""The file a tokenizer is kept in: JSON, named tokenizer.json, with a "type" that says which tokenizer it holds."""
+"""The file a tokenizer is kept in: JSON, named tokenizer.json.
+
+Its "type" says which tokenizer it holds. Files in the format of the library `tokenizers` have a "model" instead.
+"""
 
 import json
 import os
@@ -13,7 +16,7 @@ def write_document(path, document):
     The text is written beside the file and then moved over it, so that a reader sees the old file or the new one and
     never half of one. Folders on the way are made.
     """
-    file = _file(path)
+    file = tokenizer_file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
@@ -24,12 +27,12 @@ def write_document(path, document):
 
 
 def read_document(path):
-    """The JSON document in `path`, or in tokenizer.json where `path` is a directory: a dict with a "type".
+    """The JSON document in `path`, or in tokenizer.json where `path` is a directory: a dict with a "type" or a "model".
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it is not a tokenizer that tinyllama
-    saved: not JSON, cut short, or written by another program.
+    Raises FileNotFoundError where there is no such file, and ValueError where it is not a tokenizer: not JSON, cut
+    short, or JSON of another kind.
     """
-    file = _file(path)
+    file = tokenizer_file(path)
     if not file.exists():
         raise FileNotFoundError(f"{path}: expected a tokenizer's file or a directory that holds {TOKENIZER_FILE}, got "
                                 + ("a directory without it" if file != Path(path) else "a path where nothing is"))
@@ -40,8 +43,8 @@ def read_document(path):
                          f"({error})") from error
     if not isinstance(document, dict):
         raise ValueError(f"{file}: expected a JSON object, got JSON of another kind: {str(document)[:40]}")
-    if "type" not in document:
-        raise ValueError(f'{file}: expected a tokenizer saved by tinyllama, with a "type", got a JSON object with '
+    if not document.keys() & {"type", "model"}:
+        raise ValueError(f'{file}: expected a tokenizer, with a "type" or a "model", got a JSON object with '
                          + (", ".join(f'"{key}"' for key in list(document)[:6]) or "nothing in it"))
     return document
 
@@ -53,6 +56,7 @@ def expect(path, document, key, expected):
         raise ValueError(f'{path}: expected "{key}" to be {choices}, got {document.get(key)!r}')
 
 
-def _file(path):
+def tokenizer_file(path):
+    """The file that `path` means: itself, or tokenizer.json in it where it is a directory."""
     path = Path(path)
     return path / TOKENIZER_FILE if path.is_dir() else path
