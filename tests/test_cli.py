@@ -106,10 +106,10 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
 
 @pytest.mark.parametrize(("command", "options"), [
     ("train", ["--data", "--preset", "--out", "--resume", "--from", "--tokenizer", "--vocab-size", "--layers",
-               "--hidden-size", "--intermediate-size", "--heads", "--key-value-heads", "--context", "--dropout",
-               "--steps", "--batch-size", "--micro-steps", "--optimizer", "--learning-rate", "--schedule",
-               "--warmup-steps", "--final-fraction", "--momentum", "--weight-decay", "--l2", "--label-smoothing",
-               "--max-grad-norm", "--evaluate-every", "--seed", "--backend", "--workers"]),
+               "--hidden-size", "--intermediate-size", "--heads", "--key-value-heads", "--initializer-range",
+               "--context", "--dropout", "--steps", "--batch-size", "--micro-steps", "--optimizer", "--learning-rate",
+               "--schedule", "--warmup-steps", "--final-fraction", "--momentum", "--weight-decay", "--l2",
+               "--label-smoothing", "--max-grad-norm", "--evaluate-every", "--seed", "--backend", "--workers"]),
     ("evaluate", ["model", "--data", "--backend", "--json"]),
     ("generate", ["model", "--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
                   "--backend", "--stop-at-limit"]),

@@ -32,6 +32,15 @@ def test_everything_that_the_loop_can_be_told_reaches_it():
     assert {field.name for field in dataclasses.fields(TrainingSettings)} - {*told} == {"betas"}
 
 
+def test_everything_that_the_model_can_be_told_reaches_it():
+    config = RunSettings(hidden_size=24, intermediate_size=20, layers=3, heads=4, key_value_heads=2, context=9,
+                         initializer_range=0.06, dropout=0.3).model_config(CharacterTokenizer("abc"))
+    assert (config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers,
+            config.num_attention_heads, config.num_key_value_heads, config.max_position_embeddings,
+            config.initializer_range, config.dropout) == (3, 24, 20, 3, 4, 2, 9, 0.06, 0.3)
+    assert (config.bos_token_id, config.eos_token_id) == (None, None)
+
+
 @pytest.mark.parametrize(("settings", "message"), [
     ({"evaluate_every": 0}, "evaluate_every: expected at least 1, got 0"),
     ({"micro_steps": 13}, "micro_steps: expected at most batch_size=12, since each has at least one row, got 13"),

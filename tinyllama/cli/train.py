@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 WITH_RESUME = ("resume", "out")
-SET_BY_MODEL = ("tokenizer", "vocab_size", "layers", "hidden_size", "intermediate_size", "heads", "key_value_heads")
+SET_BY_MODEL = ("tokenizer", "vocab_size", "layers", "hidden_size", "intermediate_size", "heads", "key_value_heads",
+                "initializer_range")
 
 
 def train(
@@ -37,6 +38,8 @@ def train(
     key_value_heads: Annotated[int | None, typer.Option(
         help="Heads of keys and values, which groups of heads share; as many as heads if not given.",
         rich_help_panel="Model")] = None,
+    initializer_range: Annotated[float | None, typer.Option(
+        help="The standard deviation of the first weights.", rich_help_panel="Model")] = None,
     context: Annotated[int | None, typer.Option(
         help="Tokens of a row: how far the model sees back.", rich_help_panel="Model")] = None,
     dropout: Annotated[float | None, typer.Option(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinyllama.data.shakespeare import read_plays
+from tinyllama.data.stories import stories
 
 CORPORA = ("stories", "shakespeare")
 HELD_BACK = 10          # one document of so many, or that part of each, validates
@@ -35,7 +36,6 @@ def read_corpus(source, *, seed=0, stories_wanted=10_000):
     folder holds no files, or where the corpus is not installed.
     """
     if isinstance(source, str) and source == "stories":
-        from tinyllama.data.stories import stories
         drawn = list(itertools.islice(stories(seed), stories_wanted))
         return Corpus([story.text for story in drawn], [story.log_probability for story in drawn])
     if isinstance(source, str) and source == "shakespeare":

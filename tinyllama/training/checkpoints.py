@@ -5,7 +5,8 @@
                             training.json                       the step, and what else is known there
 
 A checkpoint is written under another name and renamed once it is complete and on the disk; only then are the older ones
-removed. Whenever the process is killed, the newest directory with a proper name is whole.
+removed, and none is ever written a second time. Whenever the process is killed, the newest directory with a proper name
+is whole.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from tinyllama.formats import load, save
 
 FOLDER = "checkpoints"
 VERSION = 1
+_NAME = re.compile(r"step-(\d+)(\.new)?")
 
 
 class Checkpoint(NamedTuple):
@@ -40,7 +42,8 @@ class Checkpoint(NamedTuple):
 def write_checkpoint(run, model, optimizer, facts):
     """Write the checkpoint `facts["step"]` of the run in the directory `run`, and remove those before it.
 
-    facts: what JSON can hold. Raises OSError where it cannot be written, and then leaves the last checkpoint as it was.
+    facts: what JSON can hold. Raises OSError where it cannot be written, or is there already, and then leaves the last
+    checkpoint as it was.
     """
     folder = Path(run) / FOLDER
     final = folder / f"step-{facts['step']:06d}"
@@ -57,15 +60,18 @@ def write_checkpoint(run, model, optimizer, facts):
         for name in ("optimizer.safetensors", "training.json"):
             flush(new / name)
         flush(new)
-        if final.exists():      # written before a crash, with the same contents
-            shutil.rmtree(final)
         os.rename(new, final)
         flush(folder)
     except OSError:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    for other in folder.iterdir():
-        if other != final:
+    remove_others(final)
+
+
+def remove_others(directory):
+    """Remove the checkpoints beside this one: older ones, and what a killed process has not completed."""
+    for other in directory.parent.iterdir():
+        if other != directory and _NAME.fullmatch(other.name):      # and nothing that others put here
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -76,7 +82,7 @@ def latest_checkpoint(run):
     """
     folder = Path(run) / FOLDER
     steps = {int(match[1]): path for path in (folder.iterdir() if folder.is_dir() else ())
-             if (match := re.fullmatch(r"step-(\d+)", path.name))}
+             if (match := _NAME.fullmatch(path.name)) and not match[2]}
     if not steps:
         return None
     directory = steps[max(steps)]
@@ -105,9 +111,14 @@ def load_checkpoint(checkpoint, make_optimizer, *, config, backend, workers):
 
 def write_json(file, document):
     """Write a JSON file at once or not at all."""
+    replace_text(file, json.dumps(document, indent=1, default=str) + "\n")
+
+
+def replace_text(file, text):
+    """Write a text file, or replace one, at once or not at all."""
     new = file.with_name(f"{file.name}.new")
     try:
-        new.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+        new.write_text(text, encoding="utf-8")
         flush(new)
         os.replace(new, file)
     finally:

@@ -20,7 +20,7 @@ from tinyllama.data import (
     validation_windows,
 )
 from tinyllama.formats import load
-from tinyllama.models import Llama
+from tinyllama.models import Llama, LlamaConfig
 from tinyllama.tokenizers import CharacterTokenizer, load_tokenizer, train_tokenizer
 from tinyllama.training.evaluation import entropy_per_target, require_tokenizer
 from tinyllama.training.settings import RunSettings
@@ -40,6 +40,7 @@ class Preparation:
     held_back: Tokens       # what validates, as far as it is used
     corpus: dict            # what is worth saying of the text: "documents", "characters", and its "entropy" or None
     workers: int | None = None      # None until a model has been seen
+    given_config: LlamaConfig | None = None     # of a resumed run, whose `from_model` may be gone
 
     @functools.cached_property
     def model(self):
@@ -54,6 +55,8 @@ class Preparation:
     @functools.cached_property
     def config(self):
         """The configuration of the model."""
+        if self.given_config is not None:
+            return self.given_config
         if self.settings.from_model is None:
             return self.settings.model_config(self.tokenizer)
         given = load(self.settings.from_model).config

@@ -5,6 +5,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -12,7 +13,7 @@ from tinyllama.formats import save
 from tinyllama.generation import ContextLimitWarning
 from tinyllama.generation.writing import write
 from tinyllama.training import run_directory
-from tinyllama.training.checkpoints import latest_checkpoint, load_checkpoint, write_checkpoint
+from tinyllama.training.checkpoints import latest_checkpoint, load_checkpoint, remove_others, write_checkpoint
 from tinyllama.training.forecast import forecast
 from tinyllama.training.interruption import ctrl_c_asks
 from tinyllama.training.metrics import MetricsLog, read_metrics
@@ -81,10 +82,13 @@ class _Run:
     def finish(self):
         """Make the steps that are left, and what stands at the end."""
         self._announce()
-        if self.step == 0:
+        last = latest_checkpoint(self.out)
+        if last is None:
             self._write_checkpoint()
+        else:
+            remove_others(last.directory)       # a crash may have come between a checkpoint and this
         if self.best and self.best[0] == self.step:
-            save(self.model, self.out)      # a crash may have come between the checkpoint and this
+            save(self.model, self.out)          # the same
         with ctrl_c_asks() as stop:
             self._train(stop)
         if self.best is None:
@@ -109,7 +113,7 @@ class _Run:
         tokens = self.settings.batch_size * self.settings.context
         with MetricsLog(self.out, self.step) as metrics, Progress(*columns, console=self.console) as progress:
             task = progress.add_task("", total=self.training.steps, completed=self.step)
-            mean, seconds, start, first = None, 0.0, time.perf_counter(), self.step
+            mean, seconds, start, first, is_due = None, 0.0, time.perf_counter(), self.step, True
             for report in updates:
                 loss, norm = float(report.loss), float(report.norm)
                 self._require_numbers(report.step + 1, loss=loss, norm=norm)
@@ -162,17 +166,19 @@ class _Run:
             save(self.model, self.out)
 
     def _write_checkpoint(self):
+        weights = self.model.backend.to_numpy(self.model.parameters.trainable)
+        self._require_numbers(self.step, largest_weight=float(np.abs(weights).max()))
         facts = {"step": self.step, "best": self.best, "tokenizer": run_directory.tokenizer_digest(self.out)}
         write_checkpoint(self.out, self.model, self.optimizer, facts)
 
     def _require_numbers(self, step, **figures):
-        """Raise ValueError, naming the step, unless loss and norm are numbers: the weights are spoiled otherwise."""
+        """Raise ValueError, naming the step, unless these are numbers: the weights are spoiled otherwise."""
         for name, figure in figures.items():
             if not math.isfinite(figure):
                 last = latest_checkpoint(self.out)
-                raise ValueError(
-                    f"{name}: expected a number, got {figure} in step {step:,}; try a learning rate below "
-                    f"{self.training.learning_rate:g}. The state after step {last.step:,} is kept in {last.directory}")
+                kept = f". The state after step {last.step:,} is kept in {last.directory}" if last else ""
+                raise ValueError(f"{name}: expected a number, got {figure} in step {step:,}; try a learning rate below "
+                                 f"{self.training.learning_rate:g}{kept}")
 
     # ---- what is shown
 

@@ -12,16 +12,17 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
 from tinyllama.data import Tokens
+from tinyllama.models import LlamaConfig
 from tinyllama.tokenizers import load_tokenizer
 from tinyllama.tokenizers.files import TOKENIZER_FILE
 from tinyllama.training.checkpoints import FOLDER, flush, latest_checkpoint, read_versioned, write_json
+from tinyllama.training.metrics import BOARD
 from tinyllama.training.metrics import FILE as METRICS
 from tinyllama.training.preparation import Preparation, prepare
 from tinyllama.training.settings import RunSettings
@@ -29,9 +30,10 @@ from tinyllama.training.settings import RunSettings
 RUN = "run.json"
 DATA = "data"
 VERSION = 1
-NAMES = (RUN, TOKENIZER_FILE, DATA, FOLDER, "config.json", "model.safetensors", METRICS, "tensorboard", "loss.png",
+NAMES = (RUN, TOKENIZER_FILE, DATA, FOLDER, "config.json", "model.safetensors", METRICS, BOARD, "loss.png",
          "loss-dark.png")
 _PATHS = ("out", "from_model", "tokenizer")
+_HALF_WRITTEN = re.compile(r"\.tmp\w{6}|tokenizer\.json\.\d+\.tmp")      # by safetensors or by us, in a killed process
 
 
 def claim(preparation):
@@ -41,8 +43,8 @@ def claim(preparation):
     the one asked for is taken or is a file, OSError where it cannot be written: now, and not after hours of training.
     """
     settings = preparation.settings
-    if settings.out is not None:
-        out = settings.out
+    out = settings.out
+    if out is not None:
         if out.exists() and not out.is_dir():
             raise ValueError(f"out: expected a directory, got the file {out}")
         held = [name for name in NAMES if (out / name).exists()]
@@ -50,26 +52,35 @@ def claim(preparation):
             advice = f"; to go on with it: {resume_command(out)}" if RUN in held else ""
             raise ValueError(f"out: expected a directory without a model, but {out} holds {', '.join(held)}; "
                              f"choose another, or move that one away{advice}")
-        out.mkdir(parents=True, exist_ok=True)
-    else:
-        name = re.sub(r"[^\w-]+", "-", Path(settings.data).stem).strip("-") or "run"
-        number = 1
-        while (out := _made(Path("runs") / f"{name}-{number}")) is None:
-            number += 1
     document = dataclasses.asdict(settings) | {name: value and str(value) for name in _PATHS
                                                if (value := getattr(settings, name)) is not None}
-    write_json(out / RUN, {"version": VERSION, "workers": preparation.workers, "settings": document})
+    with readable_errors(out or Path("runs")):
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        else:
+            name = re.sub(r"[^\w-]+", "-", Path(settings.data).stem).strip("-") or "run"
+            number = 1
+            while (out := _made(Path("runs") / f"{name}-{number}")) is None:
+                number += 1
+        try:
+            write_json(out / RUN, {"version": VERSION, "workers": preparation.workers,
+                                   "config": preparation.config.to_dict(), "settings": document})
+        except OSError:
+            release(out)
+            raise
     return out
 
 
 def fill(out, preparation):
     """Write the tokenizer and the tokens into the directory of the run."""
     preparation.tokenizer.save(out / TOKENIZER_FILE)
+    flush(out / TOKENIZER_FILE)
     new = out / f"{DATA}.new"
     shutil.rmtree(new, ignore_errors=True)
     preparation.train.save(new, "train")
     preparation.held_back.save(new, "validation")
-    write_json(new / "corpus.json", preparation.corpus)
+    write_json(new / "corpus.json", {"version": VERSION, **preparation.corpus})
+    flush(new)
     os.rename(new, out / DATA)
     flush(out)
 
@@ -87,15 +98,21 @@ def reopen(out):
     given = document.get("settings")
     try:
         settings = RunSettings(**given | {name: Path(given[name]) for name in _PATHS if given.get(name)})
-    except (TypeError, AttributeError, KeyError) as error:
+        config, workers = LlamaConfig.from_dict(document["config"]), document["workers"]
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise ValueError(f"{out / RUN}: expected the settings of a run, got others ({error})") from error
+    for path in out.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
     if not (out / DATA).is_dir():
-        preparation = dataclasses.replace(prepare(settings), workers=document["workers"])
-        fill(out, preparation)
+        preparation = dataclasses.replace(prepare(settings), workers=workers)
+        with readable_errors(out):
+            fill(out, preparation)
         return preparation
-    corpus = json.loads((out / DATA / "corpus.json").read_text(encoding="utf-8"))
+    corpus = read_versioned(out / DATA / "corpus.json", VERSION)
     train, held_back = (Tokens.open(out / DATA, name) for name in ("train", "validation"))
-    return Preparation(settings, load_tokenizer(out), train, held_back, corpus, document["workers"])
+    return Preparation(settings, load_tokenizer(out), train, held_back, corpus, workers, config)
 
 
 def tokenizer_digest(out):
@@ -129,18 +146,22 @@ def readable_errors(out):
 
 def resume_command(out):
     """What to type to go on with a run."""
-    return f"tinyllama train --out {out} --resume"
+    shown = f'"{out}"' if " " in str(out) else out
+    return f"tinyllama train --out {shown} --resume"
 
 
 def release(out):
-    """Leave nothing behind of a run that failed before it had something to save."""
-    if latest_checkpoint(out) is None:
-        for name in NAMES:
-            path = out / name
+    """Leave nothing behind of a run that failed before it had something to save, as far as that is possible."""
+    if latest_checkpoint(out) is not None:
+        return
+    with contextlib.suppress(OSError):      # what stopped the run may stop this too
+        for path in out.iterdir():
+            if path.name.removesuffix(".new") not in NAMES:
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)
+                path.unlink()
         if not any(out.iterdir()):
             out.rmdir()
 

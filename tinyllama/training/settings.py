@@ -32,6 +32,7 @@ class RunSettings:
     intermediate_size: int | None = None
     heads: int = 4
     key_value_heads: int | None = None
+    initializer_range: float = 0.02
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
@@ -77,7 +78,8 @@ class RunSettings:
         return LlamaConfig(
             vocab_size=tokenizer.vocab_size, hidden_size=self.hidden_size, intermediate_size=intermediate_size,
             num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.key_value_heads,
-            max_position_embeddings=self.context, tie_word_embeddings=True, dropout=self.dropout,
+            max_position_embeddings=self.context, initializer_range=self.initializer_range, tie_word_embeddings=True,
+            dropout=self.dropout,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
 
 
