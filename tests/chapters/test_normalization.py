@@ -59,8 +59,19 @@ def backward_mistakes():
 
 
 @pytest.mark.parametrize(("name", "answer"), list(backward_mistakes()))
-def test_classic_mistakes_are_rejected(name, answer):
-    assert check(name, answer).status == "wrong"
+def test_classic_mistakes_are_rejected_and_diagnosed(name, answer):
+    feedback = check(name, answer)
+    assert feedback.status == "wrong"
+    assert "What fails is shape and dtype" in feedback.message or answer.__doc__.splitlines()[0] in feedback.message
+
+
+def test_the_gradients_that_are_right_are_named():
+    def without_weight(dy, cache):
+        return OPS["rmsnorm_backward"](dy, cache._replace(weight=1.0))
+
+    message = check("rmsnorm_backward", without_weight).message
+    assert "got [[0.48, 0.024, 0.032, -0.52], [0.002, -0.194, -0.066, 0.602]]. dweight is right. You get" in message
+    assert message.endswith("dx is made of dy instead of dy · weight.")
 
 
 def in_float64(op):
@@ -74,6 +85,15 @@ def only_for_three_axes(dy, cache, needs=None):
     x, weight, rstd = cache
     n, dn = x * rstd, dy * weight
     return rstd * (dn - n * (dn * n).mean(-1, keepdims=True)), (dy * n).sum(axis=(0, 1))
+
+
+def always_has_a_bias(dy, cache, needs=None):
+    return OPS["layernorm_backward"](dy, cache._replace(has_bias=True))
+
+
+def leaves_the_bias_out(dy, cache, needs=None):
+    gradients = OPS["layernorm_backward"](dy, cache)
+    return gradients if cache.has_bias else gradients[:2]
 
 
 def writes_into_dy(dy, cache, needs=None):
@@ -92,6 +112,8 @@ def divides_by_n(dy, cache, needs=None):
 @pytest.mark.parametrize(("name", "answer", "status", "message"), [
     ("rmsnorm_backward", in_float64("rmsnorm"), "wrong", "float32 came in, and the gradient of x is float64"),
     ("layernorm_backward", in_float64("layernorm"), "wrong", "What fails is shape and dtype"),
+    ("layernorm_backward", always_has_a_bias, "wrong", "there is no bias, and its gradient must be None"),
+    ("layernorm_backward", leaves_the_bias_out, "wrong", "expected one gradient for each of x, weight, bias"),
     ("rmsnorm_backward", only_for_three_axes, "wrong", "dweight should be [3.6, 3.6, 1.4, 0.4], got"),
     ("rmsnorm_backward", writes_into_dy, "wrong", "it changed the gradient that it was given"),
     ("rmsnorm_backward", divides_by_n, "wrong", "What fails is rows that are zero, constant or large"),
@@ -152,9 +174,13 @@ def centred_by_the_first_element(x):
     return (centred * centred).mean(-1, keepdims=True)
 
 
+def centred_by_the_mean_of_everything(x):
+    return one_pass(x - x.mean())
+
+
 @pytest.mark.parametrize("answer", [
     clipped_at_zero, absolute, one_pass, one_pass_in_float64, always_float64, divides_by_one_less, of_everything,
-    without_the_axis, standard_deviation, in_place, centred_by_the_first_element,
+    without_the_axis, standard_deviation, in_place, centred_by_the_first_element, centred_by_the_mean_of_everything,
 ])
 def test_wrong_variances_are_rejected(answer):
     assert check("row_variance", answer).status == "wrong"
@@ -185,14 +211,27 @@ def test_one_wrong_prediction_is_found_and_named(norm, change):
     answer[norm][change] = not answer[norm][change]
     feedback = check("survives", answer)
     assert feedback.status == "wrong"
-    assert f"11 of 12 are right. Look again at {norm} and {change!r}" in feedback.message
+    assert f"11 of 12 are right. Look again at {change!r}" in feedback.message
+    assert norm not in feedback.message         # with two answers to choose from, that would give the right one away
+
+
+def test_an_unfinished_table_says_where():
+    feedback = check("survives", PREDICTIONS | {"rmsnorm": PREDICTIONS["rmsnorm"] | {"-x": None}})
+    assert feedback.status == "wrong"
+    assert "rmsnorm and '-x' is still None" in feedback.message
+
+
+def test_numpys_booleans_are_as_good():
+    answer = {norm: {change: np.bool(value) for change, value in table.items()} for norm, table in PREDICTIONS.items()}
+    assert check("survives", answer).is_right
 
 
 @pytest.mark.parametrize(("answer", "status"), [
     ({norm: dict.fromkeys(CHANGES, True) for norm in NORMS}, "wrong"),
     ({norm: dict.fromkeys(CHANGES, 1) for norm in NORMS}, "wrong"),
     (PREDICTIONS | {"rmsnorm": PREDICTIONS["layernorm"]}, "wrong"),
-    (PREDICTIONS | {"rmsnorm": dict.fromkeys(CHANGES)}, "not started"),
+    ({norm: dict.fromkeys(CHANGES) for norm in NORMS}, "not started"),
+    (PREDICTIONS | {"rmsnorm": dict.fromkeys(CHANGES)}, "wrong"),
     ({"rmsnorm": PREDICTIONS["rmsnorm"]}, "crashed"),
     (None, "crashed"),
 ])

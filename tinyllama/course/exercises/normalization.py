@@ -4,6 +4,7 @@ import numpy as np
 
 from tinyllama import ops
 from tinyllama.course.cases import cases
+from tinyllama.course.mistakes import mistakes
 from tinyllama.gradients import gradcheck
 
 # Every row has mean 4, root mean square 5 and standard deviation 3; with eps=0 all results are short fractions.
@@ -33,11 +34,15 @@ def does_survive(norm, change):
 def _predictions_are_right(answer):
     expected = [(norm, change) for norm in NORMS for change in CHANGES]
     given = {(norm, change): answer[norm][change] for norm, change in expected}
-    if None in given.values():
+    empty = [key for key, value in given.items() if value is None]
+    if len(empty) == len(expected):
         raise NotImplementedError
-    wrong = [(norm, change) for norm, change in expected if given[norm, change] is not does_survive(norm, change)]
+    assert not empty, f"{empty[0][0]} and {empty[0][1]!r} is still None: every place needs True or False."
+    for (norm, change), value in given.items():
+        assert isinstance(value, bool | np.bool), f"{norm} and {change!r} should be True or False, got {value!r}."
+    wrong = [(norm, change) for norm, change in expected if given[norm, change] != does_survive(norm, change)]
     assert not wrong, (f"{len(expected) - len(wrong)} of {len(expected)} are right. "
-                       f"Look again at {wrong[0][0]} and {wrong[0][1]!r}.")
+                       f"Look again at {wrong[0][1]!r}.")
 
 
 def _has_form(op, count):
@@ -59,17 +64,38 @@ def _has_form(op, count):
 def _solves_hand_example(op, arrays, expected):
     def holds(answer):
         _, cache = ops.OPS[f"{op}_forward"](*(array.copy() for array in arrays), eps=0.0)
-        for name, gradient, right in zip(expected, answer(DY.copy(), cache), expected.values(), strict=True):
-            assert np.allclose(gradient, right, rtol=0, atol=1e-12), (
+        gradients = dict(zip(expected, answer(DY.copy(), cache), strict=True))
+        right = [name for name in expected if _equal(gradients[name], expected[name])]
+        for name in expected:
+            assert name in right, (
                 f"for x = {X.tolist()}, weight = {WEIGHT.tolist()}, eps = 0 and dy = {DY.tolist()},\n"
-                f"{name} should be {_rounded(right)}, got {_rounded(gradient)}.")
+                f"{name} should be {_rounded(expected[name])}, got {_rounded(gradients[name])}. "
+                + "".join(f"{other} is right. " for other in right)
+                + _diagnosis(op, arrays, list(expected).index(name), gradients[name]))
     return holds
+
+
+def _diagnosis(op, arrays, which, gradient):
+    """What is wrong with the gradient number `which` of the hand example, if a classic mistake gives the same."""
+    for mistake in mistakes(op):
+        if mistake.function_name == f"{op}_backward":
+            _, cache = ops.OPS[f"{op}_forward"](*arrays, eps=0.0)
+            if _equal(gradient, mistake.function(DY, cache)[which]):
+                return f"You get these numbers if this happens: {mistake.what}"
+    return ""
+
+
+def _equal(gradient, right):
+    return np.shape(gradient) == np.shape(right) and np.allclose(gradient, right, rtol=0, atol=1e-12)
 
 
 def _passes_gradcheck(op):
     def holds(answer):
         for case in cases(op):
             gradcheck(ops.OPS[f"{op}_forward"], answer, *case.arrays, **case.settings)
+        if op == "layernorm":
+            gradients = answer(*ops.layernorm_forward(X, WEIGHT))
+            assert gradients[2] is None, "where has_bias is False, there is no bias, and its gradient must be None."
     return holds
 
 
@@ -104,11 +130,12 @@ def _variance_solves_hand_example(answer):
 
 def _variance_survives_an_offset(answer):
     for dtype, offset in ((np.float32, 1e4), (np.float64, 1e9)):
-        x = (offset + X).astype(dtype)                                  # (2, 4), exact
-        variance = answer(x)
-        assert np.allclose(variance, 9.0, rtol=1e-2), (
-            f"{np.dtype(dtype)}, {offset:.0e} added to every element: the variance is still 9, "
-            f"got {_rounded(variance)}.")
+        for signs, what in ([1, 1], "both rows"), ([1, -1], "the first row and subtracted from the second"):
+            x = (X + offset * np.array(signs)[:, None]).astype(dtype)   # (2, 4), exact
+            variance = answer(x)
+            assert np.allclose(variance, 9.0, rtol=1e-2), (
+                f"{np.dtype(dtype)}, {offset:.0e} added to {what}: the variance of both rows is still 9, "
+                f"got {_rounded(variance)}.")
         constant = answer(np.full((1, 7), offset + 0.1, dtype))
         assert 0 <= constant.item() < 1e-4, (
             f"a row of seven times {offset + 0.1} varies by nothing, got {constant.item()}.")
