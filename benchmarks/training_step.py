@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 import tinyllama as tl
+from tinyllama.backends.memory import keep_freed_memory
 
 # hidden_size, layers, heads, intermediate_size, vocab_size, batch_size, context
 SIZES = {
@@ -49,6 +50,7 @@ def main():
     parser.add_argument("--workers", type=int)
     parser.add_argument("--repeats", type=int, default=8)
     arguments = parser.parse_args()
+    keep_freed_memory()         # as a training run does
     for size in arguments.sizes:
         times, model = measure(size, backend=arguments.backend, workers=arguments.workers, repeats=arguments.repeats)
         batch_size, context = SIZES[size][-2:]

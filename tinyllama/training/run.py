@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tinyllama.backends.memory import keep_freed_memory
 from tinyllama.formats import save
 from tinyllama.generation import ContextLimitWarning
 from tinyllama.generation.writing import write
@@ -36,6 +37,7 @@ def run_training(settings, console=None):
     holds a run; and later, leaving the last checkpoint, where the loss is no longer a number. Raises OSError where the
     directory cannot be written.
     """
+    keep_freed_memory()
     preparation = prepare(settings)
     out = run_directory.claim(preparation)
     try:
@@ -53,6 +55,7 @@ def resume_training(out, console=None):
     The same backend and number of workers give the same weights, bit for bit. Raises FileNotFoundError where there is
     no run, and ValueError where its files are damaged, do not belong together, or are of another version.
     """
+    keep_freed_memory()
     run = _Run(Path(out), run_directory.reopen(out), console)
     with run_directory.readable_errors(Path(out)):
         return run.finish()
