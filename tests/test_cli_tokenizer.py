@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -54,6 +55,7 @@ def assert_is_a_mistake(result, message):
     assert result.err.count("\n") == 1 and result.err.endswith("\n"), result
     assert message in result.err
     assert "Traceback" not in result.err
+    assert "Errno" not in result.err
 
 
 # ---- help
@@ -107,6 +109,8 @@ def test_train_into_a_directory_as_json(tinyllama, tmp_path):
     (["--vocab-size", "100"], "vocab_size: expected at least 258, for 256 bytes and 2 special tokens, got 100"),
     (["--vocab-size", "4096"], "vocab_size: expected at most"),
     (["--out", "t.json"], "out: expected a path without a tokenizer, but t.json exists"),
+    (["--out", ""], "Invalid value for '--out': expected a path, got an empty text"),
+    (["--out", os.path.join("text.txt", "new.json"), "--vocab-size", "270"], "text.txt"),
 ])
 def test_train_refuses_what_cannot_be(arguments, message, tinyllama, tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -157,7 +161,8 @@ def test_a_text_goes_through_both_as_it_is(tinyllama):
     (["encode", "text.txt", "a"], b"", "text.txt: expected a tokenizer saved as JSON, got"),
     (["encode", "t.json"], b"caf\xe9", "standard input: expected text in UTF-8, got byte 0xe9 at offset 3"),
     (["decode", "t.json", "270"], b"", "ids: position 0 holds 270, expected 0 to 269"),
-    (["decode", "t.json"], b"1 2 x", "ids: expected whole numbers with spaces between them, got"),
+    (["decode", "t.json"], b"1 2 x", "ids: expected whole numbers with spaces between them, got 'x'"),
+    (["encode", "", "a"], b"", "expected a path, got an empty text"),
     (["inspect", "t.json", "--limit", "-1"], b"", "limit: expected at least 0, got -1"),
     (["inspect", "t.json", "--data", "nowhere.txt"], b"", "nowhere.txt: expected a UTF-8 text file"),
 ])

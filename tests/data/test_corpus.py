@@ -1,11 +1,10 @@
 import os
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
-from tinyllama.data import Corpus, read_corpus, read_text, split_corpus
+from tinyllama.data import Corpus, corpus, read_corpus, read_text, split_corpus
 from tinyllama.tokenizers import CharacterTokenizer
 
 
@@ -25,10 +24,8 @@ def endless_stories(monkeypatch):
         for number in range(49):
             yield SimpleNamespace(text=f"Story {number} of {seed}.", log_probability=-10.5 - number)
         raise AssertionError("more stories drawn than wanted")
-    module = ModuleType("tinyllama.data.stories")
-    module.stories = stories
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("tinyllama.data.stories", module, raising=False)
+
+    monkeypatch.setattr(corpus, "stories", stories)
 
 
 # ---- files
@@ -73,6 +70,11 @@ def test_a_file_that_is_binary_or_in_another_encoding_is_refused_with_the_place(
     for read in (read_corpus, read_text):
         with pytest.raises(ValueError, match=rf"text\.txt: expected text in UTF-8, {message}"):
             read(path)
+
+
+def test_an_empty_text_is_not_the_current_folder():
+    with pytest.raises(ValueError, match=r"data: expected the path .* corpus \(stories, shakespeare\), got an empty"):
+        read_corpus("")
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):

@@ -18,17 +18,17 @@ from tinyllama.data.stories import (
 from tinyllama.data.story_grammar import STORY
 
 GOLDEN = [
-    "One warm afternoon a curious boy named Sam came to the forest with his neighbor. He wanted to see the wild"
-    " deer. Sadly the deer was afraid. Sam called twice, but it did not come out. He was unhappy. Luckily a "
-    "friendly robin told him to wait. Before long it stepped out of the trees. That night he sang to the moon.",
-    "One mild Sunday a patient boy named Leo skipped to the market in his yellow scarf. He planned to buy a red"
-    " hat. That day the red hat cost one coin too much. Leo looked twice, but found only a button. Then he sold"
-    " his cake for one. Now he had it at last. Leo smiled all the way home.",
-    "One fresh morning a patient boy named Sam came to the school with his cat. He planned to play the horn in "
-    "the concert. But the horn made no sound. Sam pushed it three times, but nothing came. Later he found a "
-    "feather inside. Now everyone cheered. Sam hummed all the way home.",
+    "One warm afternoon a brave boy named Sam hurried to the market. He planned to buy a red hat. But the "
+    "red hat cost one coin too much. Sam looked, but found only dust. He was worried. Luckily a kind "
+    "queen gave him one. Before long he held it at last. Sam whistled all the way home.",
+    "One grey day a stubborn boy named Leo walked to the market with his friend. He longed to buy a black "
+    "balloon. Sadly the black balloon cost one coin too much. Then a kind farmer gave him one. And so he "
+    "had it at last. He often remembered that day.",
+    "One calm morning a stubborn boy named Sam hurried to the school. He wanted to play the bell in the "
+    "concert. That day the bell made no sound. Sam pushed it, but nothing came. Later he found a feather "
+    "inside. Now everyone cheered.",
 ]
-GOLDEN_LOG_PROBABILITY = -41.545795942609494
+GOLDEN_LOG_PROBABILITY = -37.20970640312265
 
 MANY = [story(11, index) for index in range(5000)]
 GIRLS, BOYS = ([option.pieces[0] for option in story_grammar().rules[name][0].options]
@@ -93,7 +93,9 @@ def test_the_next_words_always_tell_which_option_was_taken():
 
     def beginnings(state):
         text, choice, state = grammar.advance(state)
-        if text or choice is None:
+        if choice is None:
+            return [text + "\0"]        # the end of a story can be told from any word
+        if text:
             return [text]
         return [text for option in choice.options for text in beginnings(grammar.take(state, option))]
 
@@ -222,8 +224,8 @@ def test_every_option_is_reached():
 
 def test_stories_are_short():
     lengths = [len(told.text.split()) for told in MANY]
-    assert min(lengths) >= 40 and max(lengths) <= 80
-    assert 55 <= statistics.mean(lengths) <= 65
+    assert min(lengths) >= 30 and max(lengths) <= 75
+    assert 45 <= statistics.mean(lengths) <= 55
 
 
 def test_names_and_pronouns_agree():
@@ -236,8 +238,8 @@ def test_names_and_pronouns_agree():
 
 
 WISHES = {
-    "orchard": "pick", "lake": "(sail|catch)", "hill": "fly", "farm": "(feed|pet|visit) the", "kitchen": "bake",
-    "garden": "grow", "attic": "find the old", "forest": "see the", "market": "buy", "river": "visit", "school": "play",
+    "orchard": "pick", "lake": "sail", "hill": "fly", "farm": "(feed|pet|visit) the", "kitchen": "bake",
+    "attic": "find the old", "forest": "see the", "market": "buy", "river": "visit", "school": "play",
     "beach": "build", "library": "read",
 }
 
@@ -253,16 +255,15 @@ def test_the_wish_fits_the_place():
 
 @pytest.mark.parametrize(("wish", "again"), [
     (r"pick some \w+ (\w+)", "the {0} hung|basket of {0} was"),
-    (r"fly \w+ (\w+) kite", "the {0} kite (flew|lost)"),
-    (r"sail \w+ (\w+) boat", "the {0} boat (drifted|had)"),
-    (r"(?:feed|pet|visit) the (\w+)", "the {0} (hid|ran)"),
+    (r"fly \w+ (\w+) kite", "the {0} kite flew"),
+    (r"sail \w+ (\w+) boat", "the {0} boat drifted"),
+    (r"(?:feed|pet|visit) the (\w+)", "the {0} hid"),
     (r"bake a (\w+) for", "for the {0}"),
-    (r"grow a (\w+ \w+)", "the {0} was"),
     (r"see the \w+ (\w+)", "the {0} was"),
     (r"buy a (\w+ \w+)", "the {0} cost"),
     (r"visit \w+ (\w+) on", "to (his|her) {0} was"),
-    (r"play the (\w+)", "the {0} (was|made)"),
-    (r"about (\w+)\. ", "about {0} (was|were)"),
+    (r"play the (\w+)", "the {0} made"),
+    (r"about (\w+)\. ", "about {0} was"),
 ])
 def test_the_trouble_is_with_what_was_wished_for(wish, again):
     found = 0
@@ -276,18 +277,13 @@ def test_the_trouble_is_with_what_was_wished_for(wish, again):
 @pytest.mark.parametrize(("trouble", "way_out"), [
     ("too high", r"lifted (him|her) up|(fetched|found|borrowed) a (ladder|stool|stick)"),
     ("too heavy", "carried it|rolled it on a (cart|log)"),
-    ("no worm", "gave (him|her) one|found one under"),
     ("a wave broke it", "dug a hole|moved away from"),
     ("chest .* locked", "opened it|found the key"),
-    ("had a hole", "fixed it|closed it with (wax|butter|honey)"),
     ("bridge", r"carried (him|her) over|crossed on a (log|rope|boat)"),
     ("one coin too much", r"gave (him|her) one|sold (his|her) \w+ for one"),
-    ("was too dry", "brought water|fetched water"),
-    ("words about", r"read them to (him|her)|looked at the pictures"),
-    ("lost its string", r"gave (him|her) one|used a (ribbon|rope|scarf)"),
 ])
 def test_the_way_out_fits_the_trouble(trouble, way_out):
     hit = [told for told in MANY if re.search(trouble, told.text)]
     assert len(hit) > 50
     for told in hit:
-        assert re.search(way_out, told.text.split(", but ")[1]), told.text
+        assert re.search(way_out, re.split(trouble, told.text)[-1]), told.text

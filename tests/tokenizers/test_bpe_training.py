@@ -237,6 +237,12 @@ def test_documents_may_come_from_anywhere_and_are_counted_together():
     assert (b"b", b"a", 1) not in train(["ab", "ab"])
 
 
+def test_a_word_is_visited_once_for_a_merge_however_often_it_holds_the_pair(monkeypatch):
+    replace, visits = bpe_training._replace, []
+    monkeypatch.setattr(bpe_training, "_replace", lambda *arguments: visits.append(0) or replace(*arguments))
+    assert len(train_merges({"ab" * 512: 1}, 10)) == len(visits) == 10
+
+
 def test_training_twice_gives_the_same():
     text = " ".join(document for documents in TRAINING.values() for document in documents)
     assert tl.train_tokenizer(text, 500).merges == tl.train_tokenizer(text, 500).merges

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tinyllama.models import Llama, LlamaConfig
+from tinyllama.tokenizers import CharacterTokenizer
 from tinyllama.training import checkpoints
 from tinyllama.training.checkpoints import (
     latest_checkpoint,
@@ -21,7 +22,13 @@ from tinyllama.training.trainer import TrainingSettings, make_optimizer
 
 CONFIG = LlamaConfig(vocab_size=7, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
                      num_key_value_heads=1, max_position_embeddings=8)
-FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "training.json"]
+FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json", "training.json"]
+
+
+@pytest.fixture(autouse=True)
+def tokenizer_of_the_run(tmp_path):
+    """What a run has before its first checkpoint."""
+    CharacterTokenizer("abcdefg").save(tmp_path)
 
 
 def trained(steps=3, optimizer="adamw", seed=0):

@@ -97,3 +97,12 @@ def test_what_does_not_fit_is_refused():
     ended.eos_token_id = 3
     with pytest.raises(ValueError, match=r"tokenizer: expected its end token among the model's, .*, got 3"):
         evaluate_text(model, ended, Corpus(TEXTS))
+
+
+@pytest.mark.parametrize(("weight", "loss"), [(np.nan, "nan"), (1e6, r"\d{4,}")], ids=["no number", "beyond reason"])
+def test_a_model_that_is_spoiled_is_refused(weight, loss):
+    tokenizer = tokenizer_of(CharacterTokenizer)
+    model = model_for(tokenizer)
+    model.parameters.trainable[...] *= weight
+    with pytest.raises(ValueError, match=rf"model: expected one with a loss below 700 nats per token, got {loss}"):
+        evaluate_text(model, tokenizer, Corpus(TEXTS))

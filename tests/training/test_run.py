@@ -236,6 +236,9 @@ def test_it_says_what_it_does_and_what_came_of_it(run):
 def test_what_rich_takes_for_marks_is_shown_as_it_is(run):
     run("[/bold] [red]x " * 40, data="my [bold]text.txt", steps=1)
     assert "my [bold]text.txt: 600 characters" in run.said
+    run(":o" * 80, data="circles.txt", out=run.directory / "other", steps=1)       # :o: is a picture of a circle
+    assert set(run.said.split("a sample")[1].splitlines()[1]) == {":", "o"}
+    assert ":o:" in run.said
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(run):

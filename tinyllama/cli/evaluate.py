@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from tinyllama.cli.paths import path
+
 SEED, STORIES = -1, 1000        # stories that no run trains on, whose seeds are not negative
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="The directory of a trained model, such as runs/stories-1.")],
+    model: Annotated[Path, typer.Argument(
+        help="The directory of a trained model, such as runs/stories-1.", parser=path)],
     data: Annotated[str, typer.Option(
         help='"stories" (a thousand that no run has seen), "shakespeare", or the path of a UTF-8 text file or a folder '
              "of them.")],

@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from tinyllama.cli.paths import path
+
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="The directory of a trained model, such as runs/shakespeare-1.")],
+    model: Annotated[Path, typer.Argument(
+        help="The directory of a trained model, such as runs/shakespeare-1.", parser=path)],
     prompt: Annotated[str | None, typer.Option(help="The text to continue; a new line if not given.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="How many tokens to write.")] = 500,
     temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.8,

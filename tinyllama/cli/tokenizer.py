@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
+from tinyllama.cli.paths import path
+
 app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, encode and decode with it, look at its merges.")
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A tokenizer.json, or the directory of a model with one.")]
+File = Annotated[Path, typer.Argument(
+    metavar="FILE", help="A tokenizer.json, or the directory of a model with one.", parser=path)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="The file to write, or a directory that gets a tokenizer.json.")],
+    out: Annotated[Path, typer.Option(
+        help="The file to write, or a directory that gets a tokenizer.json.", parser=path)],
     data: Annotated[str, typer.Option(help='"shakespeare", "stories", or the path of UTF-8 text.')] = "shakespeare",
     vocab_size: Annotated[int, typer.Option(help="How many tokens: 256 bytes, 2 special ones, and the merges.")] = 4096,
     as_json: Json = False,
@@ -71,11 +75,7 @@ def decode(
     from tinyllama.tokenizers import load_tokenizer
     tokenizer = load_tokenizer(file)
     if ids is None:
-        words = _standard_input().split()
-        try:
-            ids = [int(word) for word in words]
-        except ValueError as error:
-            raise ValueError(f"ids: expected whole numbers with spaces between them, got {error.args[0]}") from error
+        ids = [_whole_number(word) for word in _standard_input().split()]
     text = tokenizer.decode(ids)
     if as_json:
         _print_json({"text": text})
@@ -149,6 +149,13 @@ def _shown(piece):
         return repr(piece.decode("utf-8"))
     except UnicodeDecodeError:
         return repr(piece)
+
+
+def _whole_number(word):
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"ids: expected whole numbers with spaces between them, got {word!r}") from None
 
 
 def _standard_input():

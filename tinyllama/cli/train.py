@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from tinyllama.cli.paths import path
+
 WITH_RESUME = ("resume", "out")
 SET_BY_MODEL = ("tokenizer", "vocab_size", "layers", "hidden_size", "intermediate_size", "heads", "key_value_heads",
                 "initializer_range")
@@ -18,13 +20,15 @@ def train(
         help='Settings that work together: "pocket" (under a minute), "stories" or "shakespeare". Options given beside '
              'it come first. If not given, the one that suits the data.', rich_help_panel="Run")] = None,
     out: Annotated[Path | None, typer.Option(
-        help="Where to save it; runs/NAME-1, -2, ... if not given.", rich_help_panel="Run")] = None,
+        help="Where to save it; runs/NAME-1, -2, ... if not given.", parser=path, rich_help_panel="Run")] = None,
     resume: Annotated[bool, typer.Option(
         "--resume", help="Go on with the run in --out where it stopped.", rich_help_panel="Run")] = False,
     from_model: Annotated[Path | None, typer.Option(
-        "--from", help="Begin with the weights and the tokenizer of this model.", rich_help_panel="Run")] = None,
+        "--from", help="Begin with the weights and the tokenizer of this model.", parser=path,
+        rich_help_panel="Run")] = None,
     tokenizer: Annotated[Path | None, typer.Option(
-        help="A trained tokenizer, such as `tinyllama tokenizer train` saves.", rich_help_panel="Run")] = None,
+        help="A trained tokenizer, such as `tinyllama tokenizer train` saves.", parser=path,
+        rich_help_panel="Run")] = None,
     vocab_size: Annotated[int | None, typer.Option(
         help="Train a byte-level BPE tokenizer of so many tokens on the text; one token a character if not given.",
         rich_help_panel="Run")] = None,
@@ -97,7 +101,7 @@ def _settings(given):
     """The settings of a new run: those of the preset, and over them what was given."""
     from tinyllama.training.settings import PRESETS, RunSettings, preset_for
     given = dict(given)
-    name = given.pop("preset", None) or preset_for(given.get("data", "stories"))
+    name = given.pop("preset", preset_for(given.get("data", "stories")))
     if name not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(map(repr, PRESETS))}, got {name!r}")
     chosen = PRESETS[name]

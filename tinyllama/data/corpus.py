@@ -32,14 +32,17 @@ def read_corpus(source, *, seed=0, stories_wanted=10_000):
     become a single newline and a byte order mark is dropped. For a file that has the name of a corpus, write ./stories
     or give a Path.
 
-    Raises FileNotFoundError where nothing is there, and ValueError where a file is empty, binary or not UTF-8, where a
-    folder holds no files, or where the corpus is not installed.
+    Raises FileNotFoundError where nothing is there, and ValueError where the source is an empty text, where a file is
+    empty, binary or not UTF-8, where a folder holds no files, or where the corpus is not installed.
     """
     if isinstance(source, str) and source == "stories":
         drawn = list(itertools.islice(stories(seed), stories_wanted))
         return Corpus([story.text for story in drawn], [story.log_probability for story in drawn])
     if isinstance(source, str) and source == "shakespeare":
         return Corpus(read_plays())
+    if source == "":
+        raise ValueError("data: expected the path of a text file or a folder, or the name of a corpus "
+                         f"({', '.join(CORPORA)}), got an empty text")
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{source}: expected a UTF-8 text file, a folder of them, or the name of a corpus "

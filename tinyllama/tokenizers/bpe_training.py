@@ -90,7 +90,7 @@ def train_merges(words, limit):
         pieces.append(pieces[left] + pieces[right])
         merges.append(Merge(len(merges), pieces[left], pieces[right], pieces[new], counts[pair]))
         made = set()
-        for index in holders.pop(pair):
+        for index in dict.fromkeys(holders.pop(pair)):      # a word with many of the pair is there many times
             for old_pair, new_pair in _replace(sequences[index], pair, new):
                 counts[old_pair] -= frequencies[index]
                 counts[new_pair] += frequencies[index]
@@ -125,12 +125,17 @@ def _replace(sequence, pair, new):
         ... x a b y ...   ->   ... x ab y ...           (x, a), (x, ab)   and   (b, y), (ab, y)
     """
     left, right = pair
-    i = 0
-    while i < len(sequence) - 1:
-        if sequence[i] == left and sequence[i + 1] == right:
-            sequence[i:i + 2] = [new]
-            if i > 0:
-                yield (sequence[i - 1], left), (sequence[i - 1], new)
-            if i + 1 < len(sequence):
-                yield (right, sequence[i + 1]), (new, sequence[i + 1])
-        i += 1
+    end, read, written = len(sequence), 0, 0        # one pass, however long the word is
+    while read < end:
+        piece = sequence[read]
+        read += 1
+        if piece == left and read < end and sequence[read] == right:
+            read += 1
+            if written > 0:
+                yield (sequence[written - 1], left), (sequence[written - 1], new)
+            if read < end:
+                yield (right, sequence[read]), (new, sequence[read])
+            piece = new
+        sequence[written] = piece
+        written += 1
+    del sequence[written:]

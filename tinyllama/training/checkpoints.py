@@ -1,6 +1,7 @@
 """Checkpoints: all that a run needs to go on where it was, a directory for each.
 
     checkpoints/step-000500/config.json, model.safetensors      the model, for `load` and for transformers
+                            tokenizer.json                      that of the run
                             optimizer.safetensors               the optimizer's memory, as long as the weights
                             training.json                       the step, and what else is known there
 
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tinyllama.formats import load, save
+from tinyllama.tokenizers.files import TOKENIZER_FILE
 
 FOLDER = "checkpoints"
 VERSION = 1
@@ -56,8 +58,9 @@ def write_checkpoint(run, model, optimizer, facts):
             save_file(optimizer.state(), new / "optimizer.safetensors")
         except SafetensorError as error:
             raise OSError(f"{new}: the optimizer could not be written ({error})") from error
+        shutil.copyfile(Path(run) / TOKENIZER_FILE, new / TOKENIZER_FILE)
         (new / "training.json").write_text(json.dumps({"version": VERSION, **facts}, indent=1), encoding="utf-8")
-        for name in ("optimizer.safetensors", "training.json"):
+        for name in ("optimizer.safetensors", TOKENIZER_FILE, "training.json"):
             flush(new / name)
         flush(new)
         os.rename(new, final)

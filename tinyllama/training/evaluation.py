@@ -4,9 +4,11 @@ import math
 from typing import NamedTuple
 
 from tinyllama.data import packed_batches, tokenize
+from tinyllama.training.optimizers import require
 from tinyllama.training.trainer import evaluate
 
 TOKENS_OF_A_BATCH = 2048
+LARGEST_LOSS = 700      # exp of more is no float64
 
 
 class TextEvaluation(NamedTuple):
@@ -34,7 +36,8 @@ def evaluate_text(model, tokenizer, corpus):
 
         perplexity = exp(loss)          bits per byte = loss · tokens / (log 2 · bytes)
 
-    Raises ValueError where the tokenizer is not the model's or nothing is left to predict.
+    Raises ValueError where the tokenizer is not the model's, where nothing is left to predict, or where the weights of
+    the model are spoiled: the loss is then no number, or beyond all reason.
     """
     require_tokenizer(tokenizer, model.config)
     tokens = tokenize(corpus.documents, tokenizer)
@@ -43,6 +46,7 @@ def evaluate_text(model, tokenizer, corpus):
     if not (tokens.lengths > 1).any():
         raise ValueError("corpus: expected documents of at least two tokens, got none")
     result = evaluate(model, batches)
+    require(result.loss < LARGEST_LOSS, "model", f"one with a loss below {LARGEST_LOSS} nats per token", result.loss)
     byte_count = sum(len(document.encode("utf-8")) for document in corpus.documents)
     byte_count -= sum(len(tokenizer.token_bytes(int(tokens.ids[start]))) for start in tokens.starts[:-1])
     entropy = entropy_per_target(corpus, tokenizer, result.targets)

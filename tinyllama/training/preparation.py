@@ -26,7 +26,7 @@ from tinyllama.training.evaluation import entropy_per_target, require_tokenizer
 from tinyllama.training.settings import RunSettings
 
 VALIDATION_BATCHES = 20
-TOKENS_OF_A_STORY = 75              # about; it decides how many stories a run draws, so that it sees each about once
+TOKENS_OF_A_STORY = 68              # about; it decides how many stories a run draws, so that it sees each about once
 FEWEST_STORIES, MOST_STORIES = 1_000, 200_000
 
 

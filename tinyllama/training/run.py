@@ -106,7 +106,7 @@ class _Run:
                                f"To go on: {run_directory.resume_command(self.out)}")
         self._show_sample()
         _say(self.console, f"Saved {self.out} and {self.out / 'loss.png'}. To read more of it: "
-                           f"tinyllama generate {self.out}")
+                           f"tinyllama generate {run_directory.as_typed(self.out)}")
         return self.out
 
     def _train(self, stop):
@@ -196,9 +196,10 @@ class _Run:
                                "pass.")
         _say(self.console, f"A LLaMA of {parameters:,} parameters: layers {config.num_hidden_layers}, features "
                            f"{config.hidden_size}.")
-        _say(self.console, f"Steps: {settings.steps:,}, each on {settings.batch_size} rows of {settings.context} "
-                           f"tokens{f', from step {self.step + 1:,} on' if self.step else ''}.")
         left = settings.steps - self.step
+        done = f", from step {self.step + 1:,} on" if left else ", all of them made"
+        _say(self.console, f"Steps: {settings.steps:,}, each on {settings.batch_size} rows of {settings.context} "
+                           f"tokens{done if self.step else ''}.")
         if left:
             evaluations = math.ceil(self._evaluations() * left / settings.steps)
             cost = forecast(self.model, preparation.batches, self.training, steps=left, evaluations=evaluations,
@@ -228,5 +229,5 @@ def _duration(seconds):
 
 
 def _say(console, text):
-    """Print a text as it is: rich would take [brackets] in it for its own marks, and break lines without need."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a text as it is: rich takes [brackets] for its own marks and :o: for a picture, and breaks lines."""
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

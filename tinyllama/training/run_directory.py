@@ -146,8 +146,12 @@ def readable_errors(out):
 
 def resume_command(out):
     """What to type to go on with a run."""
-    shown = f'"{out}"' if " " in str(out) else out
-    return f"tinyllama train --out {shown} --resume"
+    return f"tinyllama train --out {as_typed(out)} --resume"
+
+
+def as_typed(path):
+    """A path as it is typed in a shell."""
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def release(out):

@@ -83,10 +83,11 @@ class RunSettings:
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
 
 
-_STORIES = {"data": "stories", "vocab_size": 1024, "context": 256, "final_fraction": 0.02}
+_STORIES = {"data": "stories", "vocab_size": 1050, "context": 160, "batch_size": 6, "layers": 2, "weight_decay": 0.02,
+            "learning_rate": 6e-3, "final_fraction": 0.0}
 PRESETS = {
-    "pocket": {**_STORIES, "steps": 300, "batch_size": 6, "layers": 2, "hidden_size": 64, "learning_rate": 4e-3},
-    "stories": {**_STORIES, "steps": 1200, "batch_size": 6, "layers": 3, "hidden_size": 128, "learning_rate": 3e-3},
+    "pocket": {**_STORIES, "steps": 1000, "hidden_size": 64, "initializer_range": 0.12},
+    "stories": {**_STORIES, "steps": 5000, "hidden_size": 96, "initializer_range": 0.09},
     "shakespeare": {"data": "shakespeare"},
 }
 

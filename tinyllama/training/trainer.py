@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import numbers
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,10 +40,11 @@ class TrainingSettings:
     micro_steps: int = 1
 
     def __post_init__(self):
-        for name in ("steps", "learning_rate", "max_grad_norm"):
-            require(getattr(self, name) > 0, name, "a number above 0", getattr(self, name))
+        require(self.max_grad_norm > 0, "max_grad_norm", "a number above 0", self.max_grad_norm)
+        for name in ("steps", "learning_rate"):
+            require(0 < getattr(self, name) < math.inf, name, "a number above 0", getattr(self, name))
         for name in ("warmup_steps", "final_fraction", "weight_decay", "l2", "seed"):
-            require(getattr(self, name) >= 0, name, "a number of at least 0", getattr(self, name))
+            require(0 <= getattr(self, name) < math.inf, name, "a number of at least 0", getattr(self, name))
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             chosen = getattr(self, name)
             require(chosen in choices, name, f"one of {', '.join(map(repr, choices))}", repr(chosen))
