@@ -176,4 +176,4 @@ def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no"):
         replace_text(file, "another")
     assert json.loads(file.read_text(encoding="utf-8")) == {"a": 1}
-    assert names(tmp_path) == ["some.json"]
+    assert names(tmp_path) == ["some.json", "tokenizer.json"]
