@@ -164,7 +164,7 @@ STORY = {
                tried="built it again, but the next wave was bigger"),
     ],
     "library trouble": [
-        Option("the book about {subject} was too high. {attempt}{then} "
+        Option("the book was too high. {attempt}{then} "
                "[{someone} lifted {him} up|{he} {idea}[fetched|found|borrowed] a [ladder|stool|stick]].",
                tried="{jumped}"),
     ],
