@@ -58,6 +58,17 @@ def test_the_floor_is_drawn_where_it_is_known(tmp_path, monkeypatch):
     assert heights == [(0.6543, "entropy of the data, 0.654")]
 
 
+def test_a_second_panel_shows_how_far_above_the_floor_the_validation_is(tmp_path, monkeypatch):
+    panels = []
+    monkeypatch.setattr("matplotlib.axes.Axes.semilogy", lambda self, x, y, **style: panels.append((x, y)))
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self, **style: None)
+    drawn(tmp_path / "loss.png", [4.0, 3.0, 2.0], [(1, 3.5), (2, 2.25), (3, 1.9)], floor=2.0)
+    assert panels == [((1, 2), (1.5, 0.25))]            # a loss below the entropy, by chance, has no logarithm
+    drawn(tmp_path / "loss.png", [4.0], [(1, 1.9)], floor=2.0)
+    drawn(tmp_path / "loss.png", [4.0], [(1, 1.9)])
+    assert len(panels) == 1
+
+
 @pytest.mark.parametrize("losses", [[], [4.0]])
 def test_a_run_that_was_interrupted_early_has_a_plot_too(losses, tmp_path):
     pixels = drawn(tmp_path / "loss.png", losses, [])
