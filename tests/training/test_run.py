@@ -203,6 +203,7 @@ def test_the_seed_draws_the_batches_and_the_dropout_too(run, handed_to_train):
         for ours, theirs in zip(batch(step)[:2], expected.batch(step)[:2], strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert batch(step).documents is None
+    assert isinstance(batch.__self__.tokens.ids, np.memmap)      # a text may be larger than the memory
     assert settings.seed == 4
 
 

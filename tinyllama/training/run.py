@@ -43,7 +43,8 @@ def run_training(settings, console=None):
     try:
         with run_directory.readable_errors(out):
             run_directory.fill(out, preparation)
-            return _Run(out, preparation, console).finish()
+            # From here on as a resumed run: what was prepared lies on the disk, and its tokens need no memory.
+            return _Run(out, run_directory.reopen(out), console).finish()
     except BaseException:
         run_directory.release(out)
         raise
