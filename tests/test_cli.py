@@ -6,14 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from command_line import Result, assert_is_a_mistake, command_line
 
-from tinyllama import cli
 from tinyllama.backends import load_backend
 from tinyllama.course import gradient_table
 from tinyllama.formats import load
@@ -32,28 +30,11 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir() if path.name != "tensorboard")
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def tinyllama(monkeypatch, capsys, tmp_path):
     """`tinyllama("train", "--steps", 3)` runs that command in the directory of the test, which holds text.txt."""
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tinyllama", *map(str, arguments)])
-        capsys.readouterr()
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as exit:
-            warnings.resetwarnings()        # as a process begins, where a warning is no error
-            cli.main()
-        return Result(exit.value.code or 0, *capsys.readouterr())
-
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)      # `main` sets it; this sets it back
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    return run
+    return command_line(monkeypatch, capsys, tmp_path)
 
 
 def in_a_process(*arguments, cwd=None):
@@ -78,16 +59,6 @@ def trained(tmp_path_factory):
 def model(trained, tmp_path):
     """A copy of the trained model, named "model" in the directory of the test, to be spoiled."""
     return shutil.copytree(trained, tmp_path / "model")
-
-
-def assert_is_a_mistake(result, message):
-    """Exit code 2, and one line on standard error that holds the message and is no traceback."""
-    assert result.code == 2, result
-    assert result.err.startswith("tinyllama: "), result
-    assert result.err.count("\n") == 1 and result.err.endswith("\n"), result
-    assert message in result.err
-    assert "Traceback" not in result.err
-    assert "Errno" not in result.err
 
 
 # ---- help
