@@ -1,16 +1,16 @@
 """The words and sentences of the stories, in the notation of `tinyllama.data.grammar`.
 
-A story is a child, a place, a wish that fits the place, a trouble that comes with the wish, an attempt that fails, and
-a helper or an idea that fits the trouble. Every place brings its own wishes, every wish its own troubles, and every
-trouble its own ways out, so that what follows depends on what was said, mostly on the sentence before.
+A story is a child, a place, a wish that fits the place, a trouble that comes with the wish, perhaps an attempt that
+fails, and a helper or an idea that fits the trouble. Every place brings its own wishes, every wish its own troubles,
+and every trouble its own ways out, so that what follows depends on what was said, mostly on the sentence before.
 
 Two options of one choice never begin alike: the next words always tell which option was taken.
 """
 
 from tinyllama.data.grammar import Option
 
-GIRL = {"child": "girl", "name": "{girl's name}", "he": "she", "He": "She", "his": "her", "him": "her"}
-BOY = {"child": "boy", "name": "{boy's name}", "he": "he", "He": "He", "his": "his", "him": "him"}
+GIRL = {"name": "{girl's name}", "he": "she", "He": "She", "his": "her", "him": "her"}
+BOY = {"name": "{boy's name}", "he": "he", "He": "He", "his": "his", "him": "him"}
 
 STORY = {
     "start": ["{opening} {He} {wanted} to {wish}. {But} {trouble} {Soon} {goal}.{closing}"],

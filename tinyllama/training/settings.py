@@ -79,8 +79,7 @@ class RunSettings:
             vocab_size=tokenizer.vocab_size, hidden_size=self.hidden_size, intermediate_size=intermediate_size,
             num_hidden_layers=self.layers, num_attention_heads=self.heads, num_key_value_heads=self.key_value_heads,
             max_position_embeddings=self.context, initializer_range=self.initializer_range, tie_word_embeddings=True,
-            dropout=self.dropout,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+            dropout=self.dropout, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
 
 
 _STORIES = {"data": "stories", "vocab_size": 1050, "context": 160, "batch_size": 6, "layers": 2, "weight_decay": 0.02,
