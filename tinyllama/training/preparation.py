@@ -26,7 +26,7 @@ from tinyllama.training.evaluation import entropy_per_target, require_tokenizer
 from tinyllama.training.settings import RunSettings
 
 VALIDATION_BATCHES = 20
-TOKENS_OF_A_STORY = 68              # about; it decides how many stories a run draws, so that it sees each about once
+PLACES_OF_A_STORY = 68              # about, in a packed row: so a run can draw as many stories as it will see
 FEWEST_STORIES, MOST_STORIES = 1_000, 200_000
 
 
@@ -61,30 +61,25 @@ class Preparation:
             return self.settings.model_config(self.tokenizer)
         given = load(self.settings.from_model).config
         require_tokenizer(self.tokenizer, given)
-        if self.context > given.max_position_embeddings:
+        if self.settings.context > given.max_position_embeddings:
             raise ValueError(f"context: expected at most {given.max_position_embeddings}, as the model in "
-                             f"{self.settings.from_model} has, got {self.context}")
+                             f"{self.settings.from_model} has, got {self.settings.context}")
         return dataclasses.replace(given, dropout=self.settings.dropout)
-
-    @property
-    def context(self):
-        """Tokens of a row."""
-        return self.settings.context
 
     @functools.cached_property
     def is_packed(self):
         """Whether rows hold whole documents, and not windows of a long text."""
-        return are_short(self.train, self.context)
+        return are_short(self.train, self.settings.context)
 
     @functools.cached_property
     def batches(self):
         """What training sees."""
-        kind = PackedBatches if self.is_packed else WindowBatches
-        return kind(self.train, batch_size=self.settings.batch_size, context=self.context, seed=self.settings.seed)
+        settings, kind = self.settings, PackedBatches if self.is_packed else WindowBatches
+        return kind(self.train, batch_size=settings.batch_size, context=settings.context, seed=settings.seed)
 
     def validation(self):
         """What the run is evaluated with, the same every time: an iterable of batches."""
-        shape = {"batch_size": self.settings.batch_size, "context": self.context}
+        shape = {"batch_size": self.settings.batch_size, "context": self.settings.context}
         if self.is_packed:
             return packed_batches(self.held_back, **shape)
         return validation_windows(self.held_back, **shape, batches=VALIDATION_BATCHES)
@@ -124,7 +119,7 @@ def _workers(preparation):
 
 
 def _stories_wanted(settings):
-    wanted = settings.steps * settings.batch_size * settings.context // TOKENS_OF_A_STORY
+    wanted = settings.steps * settings.batch_size * settings.context // PLACES_OF_A_STORY
     return min(max(wanted, FEWEST_STORIES), MOST_STORIES)
 
 
