@@ -8,7 +8,7 @@ from tinyllama.backends.backend import Backend
 __all__ = ["Backend", "available_backends", "load_backend"]
 
 # name -> module with is_available() and load(). A new backend is a module, an entry here, and the shared tests passed.
-_MODULES = {"numpy": "tinyllama.backends.reference"}
+_MODULES = {"numpy": "tinyllama.backends.reference", "numba": "tinyllama.backends.cpu"}
 
 
 def available_backends():

@@ -1,0 +1,72 @@
+"""How the kernels of this folder are compiled: serial loops that release the GIL, once for each dtype, kept on disk."""
+
+import re
+
+import numba
+import numpy as np
+
+DTYPES = ("float32", "float64")
+
+# What the compiler may do to a sum or a product: change the order, fuse, multiply by a reciprocal. It must not assume
+# that there is no infinity or NaN: masks need the one, and users must see the other.
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+
+_kernels = []       # (dispatcher, signature) of every kernel of this folder
+
+
+def kernel(signature):
+    """Compile a function of contiguous arrays. `T` in the signature stands for float32 or float64.
+
+    Kernels are compiled on their first call, and `compile_kernels` does it beforehand. The code is kept beside the
+    source, or in the user's cache folder, or, where neither can be written, only in memory.
+    """
+    def decorate(function):
+        options = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+        try:
+            compiled = numba.njit(cache=True, **options)(function)
+        except RuntimeError:                    # no folder for the cache can be written
+            compiled = numba.njit(**options)(function)
+        _kernels.append((compiled, signature))
+        return compiled
+    return decorate
+
+
+def compile_kernels(dtype):
+    """Compile every kernel for one dtype; yields (done, total) before each, so that somebody can show how far it is."""
+    if numba.config.DISABLE_JIT:
+        return
+    for done, (compiled, signature) in enumerate(_kernels):
+        yield done, len(_kernels)
+        compiled.compile(re.sub(r"\bT\b", np.dtype(dtype).name, signature))
+    yield len(_kernels), len(_kernels)
+
+
+def require_float(x, name):
+    """Raise TypeError unless the kernels are compiled for the dtype of x."""
+    if x.dtype.name not in DTYPES:
+        raise TypeError(f"{name}: expected an array of {' or '.join(DTYPES)}, got {x.dtype}")
+
+
+def contiguous(x, dtype=None):
+    """x as a kernel takes it: contiguous and writable, copied only where it is not."""
+    x = np.ascontiguousarray(x, dtype=dtype)
+    return x if x.flags.writeable else x.copy()         # Numba would compile every kernel once more for read-only ones
+
+
+def as_matrix(x, dtype=None):
+    """x as a contiguous matrix with one row a vector: (..., D) -> (N, D)."""
+    return contiguous(x, dtype).reshape(-1, x.shape[-1])
+
+
+def as_flat(x):
+    """The memory of x from its first element on, as one contiguous array, and the strides of x in elements.
+
+    A kernel that is given both reads or writes x in any order without a copy of it; the stride of a dimension of length
+    1 is 0. x is copied where the elements of its last dimension do not follow one another.
+    """
+    if x.strides[-1] != x.itemsize or min(x.strides) < 0 or not x.flags.writeable:
+        x = x.copy()
+    strides = tuple(0 if length == 1 else stride // x.itemsize
+                    for length, stride in zip(x.shape, x.strides, strict=True))
+    span = 1 + sum((length - 1) * stride for length, stride in zip(x.shape, strides, strict=True))
+    return np.lib.stride_tricks.as_strided(x, (span,), (x.itemsize,)), strides
