@@ -254,13 +254,13 @@ class BlockWithoutTheFirstResidual(Block):
 
 class AttentionThatForgetsToRotateBack(Attention):
     def backward(self, dy, cache, grads):
-        return super().backward(dy, (cache[0], None, *cache[2:]), grads)
+        return super().backward(dy, (cache[0], None, None, *cache[3:]), grads)
 
 
 class AttentionThatForgetsValues(Attention):
     def backward(self, dy, cache, grads):
-        qkv, rope, attention_cache, output = cache
-        return super().backward(dy, (qkv, rope, attention_cache._replace(v=attention_cache.k), output), grads)
+        qkv, q, k, attention_cache, output = cache
+        return super().backward(dy, (qkv, q, k, attention_cache._replace(v=attention_cache.k), output), grads)
 
 
 class AttentionThatMergesHeadsWithoutTransposing(Attention):

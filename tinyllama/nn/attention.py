@@ -25,30 +25,29 @@ class Attention(Layer):
         qkv, qkv_cache = self.qkv.forward(x)                                    # (B, T, (H + 2 KV) D)
         qkv = self._split_heads(qkv)                                            # (B, H + 2 KV, T, D)
         rotated_heads = self.heads + self.key_value_heads
-        qk, v = qkv[:, :rotated_heads], qkv[:, rotated_heads:]      # (B, H + KV, T, D), (B, KV, T, D)
-        rope_cache = None
+        q, k, v = qkv[:, :self.heads], qkv[:, self.heads:rotated_heads], qkv[:, rotated_heads:]
+        q_cache = k_cache = None
         if context.cos is not None:
-            qk, rope_cache = self.ops.rope_forward(qk, cos=context.cos, sin=context.sin)
-        q, k = qk[:, :self.heads], qk[:, self.heads:]                           # (B, H, T, D), (B, KV, T, D)
+            q, q_cache = self.ops.rope_forward(q, cos=context.cos, sin=context.sin)         # (B, H, T, D)
+            k, k_cache = self.ops.rope_forward(k, cos=context.cos, sin=context.sin)         # (B, KV, T, D)
         if context.kv_cache is not None:
             k, v = context.kv_cache.write(context.layer, k, v)                  # (B, KV, past + T, D)
         y, attention_cache = self.ops.attention_forward(
             q, k, v, causal=True, window=self.window, query_start=context.query_start, key_length=context.key_length,
             query_document=context.documents, key_document=context.documents)   # (B, H, T, D)
         y, output_cache = self.output.forward(self._merge_heads(y))             # (B, T, H D) -> (B, T, hidden)
-        return y, (qkv_cache, rope_cache, attention_cache, output_cache)
+        return y, (qkv_cache, q_cache, k_cache, attention_cache, output_cache)
 
     def backward(self, dy, cache, grads):
         """dy: (B, T, hidden)  ->  dx: (B, T, hidden). Not for a pass with a cache of keys and values."""
-        qkv_cache, rope_cache, attention_cache, output_cache = cache
+        qkv_cache, q_cache, k_cache, attention_cache, output_cache = cache
         xp = array_namespace(dy)
         dy = self.output.backward(dy, output_cache, grads)                      # (B, T, hidden) -> (B, T, H D)
         dy = self._split_heads(dy)                                              # (B, H, T, D)
         dq, dk, dv = self.ops.attention_backward(dy, attention_cache)           # (B, H, T, D), (B, KV, T, D) twice
-        dqk = xp.concatenate([dq, dk], axis=1)                                  # (B, H + KV, T, D)
-        if rope_cache is not None:
-            dqk = self.ops.rope_backward(dqk, rope_cache)
-        dqkv = self._merge_heads(xp.concatenate([dqk, dv], axis=1))             # (B, T, (H + 2 KV) D)
+        if q_cache is not None:
+            dq, dk = self.ops.rope_backward(dq, q_cache), self.ops.rope_backward(dk, k_cache)
+        dqkv = self._merge_heads(xp.concatenate([dq, dk, dv], axis=1))          # (B, T, (H + 2 KV) D)
         return self.qkv.backward(dqkv, qkv_cache, grads)                        # (B, T, hidden)
 
     def _split_heads(self, x):
