@@ -1,10 +1,11 @@
 """A LLaMA to use: logits, loss, gradients, text."""
 
+import itertools
 import numbers
 
 import numpy as np
 
-from tinyllama.backends import Backend, load_backend
+from tinyllama.backends import Backend, default_backend, load_backend
 from tinyllama.backends.threads import blas_threads, choose_workers, cores, run_in_threads
 from tinyllama.generation import Sampling, generate
 from tinyllama.models.config import LlamaConfig
@@ -12,23 +13,27 @@ from tinyllama.models.decoding import new_step
 from tinyllama.models.inputs import check_like_ids, check_prompts, check_tokens
 from tinyllama.models.network import LlamaNetwork
 from tinyllama.nn import Context
+from tinyllama.ops.array import as_rows
+
+LOGITS_BYTES = 2**23        # the logits of so many tokens are computed at a time
 
 
 class Llama(LlamaNetwork):
     """A LLaMA, or what `config` makes of it, with its weights drawn from `seed` (None: not drawn, to be loaded).
 
-    backend: the name of a backend or a `Backend`. dtype: "float32" or "float64". frozen: patterns of parameter names
-    that are not trained. workers: how many threads share a training step; None chooses by cores, rows and memory.
+    backend: the name of a backend or a `Backend`; None is the fastest that is installed. dtype: "float32" or "float64".
+    frozen: patterns of parameter names that are not trained. workers: how many threads share a training step; None
+    chooses by cores, rows and memory.
 
     parameters: {name: array view}, by Hugging Face's names; writing into an array changes the model. Raises ValueError
     where an argument is out of range.
     """
 
-    def __init__(self, config, backend="numpy", dtype="float32", seed=0, *, frozen=(), workers=None):
+    def __init__(self, config, backend=None, dtype="float32", seed=0, *, frozen=(), workers=None):
         if not isinstance(config, LlamaConfig):
             raise TypeError(f"config: expected a LlamaConfig, got {config!r}")
-        if not isinstance(backend, str | Backend):
-            raise TypeError(f"backend: expected a name or a Backend, got {backend!r}")
+        if not isinstance(backend, str | Backend | None):
+            raise TypeError(f"backend: expected a name, a Backend or None, got {backend!r}")
         if dtype not in ("float32", "float64", np.float32, np.float64):
             raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         if seed is not None and seed < 0:
@@ -38,7 +43,7 @@ class Llama(LlamaNetwork):
         if isinstance(frozen, str):
             raise TypeError(f"frozen: expected a list of patterns, got the string {frozen!r}")
         self.dtype, self.frozen, self.workers = np.dtype(dtype), tuple(frozen), workers
-        self.backend = load_backend(backend) if isinstance(backend, str) else backend
+        self.backend = backend if isinstance(backend, Backend) else load_backend(backend or default_backend())
         super().__init__(config, backend=self.backend, dtype=self.dtype)
         tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
         self.initialize(self.backend, dtype=self.dtype, seed=seed, frozen=frozen, other_names=tied)
@@ -73,7 +78,8 @@ class Llama(LlamaNetwork):
         Arguments as in `loss_and_grads`.
         """
         batch, settings = self._upload(ids, targets, documents, divisor, label_smoothing)
-        return self._shard_loss(batch, 0, settings, dropout, keep_caches=False)[0]
+        return sum(self._share_rows(batch, self._choose_workers(batch.shape[1]), lambda worker, rows, first_row:
+                                    self._shard_loss(rows, first_row, settings, dropout)))
 
     def loss_and_grads(self, ids, targets, divisor=None, accumulate=False, *, documents=None, dropout=None,
                        label_smoothing=0.0):
@@ -100,26 +106,18 @@ class Llama(LlamaNetwork):
                              f"{self.config.dropout}, got None; model.loss is the pass without dropout")
         batch, settings = self._upload(ids, targets, documents, divisor, label_smoothing)
         workers = self._choose_workers(batch.shape[1])
-        shards = np.array_split(np.arange(batch.shape[1]), workers)
         while len(self._gradients) < workers:
             self._gradients.append(self.parameters.new_gradients())
 
-        def work(worker):
+        def work(worker, rows, first_row):
             buffer, grads = self._gradients[worker]
             if worker > 0 or not accumulate:
                 buffer[...] = 0
-            first, last = int(shards[worker][0]), int(shards[worker][-1])
-            return self._shard_loss_and_grads(batch[:, first:last + 1], first, settings, dropout, grads)
+            return self._shard_loss_and_grads(rows, first_row, settings, dropout, grads)
 
-        if workers == 1:
-            losses = [work(0)]
-        else:
-            with blas_threads(max(1, cores() // workers)):
-                losses = run_in_threads([lambda worker=worker: work(worker) for worker in range(workers)])
-        total, grads = self._gradients[0]
-        for buffer, _ in self._gradients[1:workers]:
-            total += buffer
-        return sum(losses), grads
+        losses = self._share_rows(batch, workers, work)
+        self._add_up_gradients(workers)
+        return sum(losses), self._gradients[0][1]
 
     @property
     def gradient(self):
@@ -143,6 +141,27 @@ class Llama(LlamaNetwork):
         settings = {"divisor": float(divisor), "label_smoothing": float(label_smoothing)}
         return self.backend.asarray(np.stack(rows)), settings
 
+    def _share_rows(self, batch, workers, work):
+        """[work(worker, rows, first_row), ...] for every worker, each in a thread with its part of the rows."""
+        if workers == 1:
+            return [work(0, batch, 0)]
+        bounds = [batch.shape[1] * worker // workers for worker in range(workers + 1)]
+        with blas_threads(max(1, cores() // workers)):
+            return run_in_threads([
+                lambda worker=worker, first=first, last=last: work(worker, batch[:, first:last], first)
+                for worker, (first, last) in enumerate(itertools.pairwise(bounds))])
+
+    def _add_up_gradients(self, workers):
+        """Add the gradients of all workers to those of the first, in their order; each thread takes a part of them."""
+        total, *others = [buffer for buffer, _ in self._gradients[:workers]]
+        bounds = [len(total) * i // workers for i in range(workers + 1)]
+
+        def add(part):
+            for other in others:
+                total[part] += other[part]
+
+        run_in_threads([lambda part=slice(*ends): add(part) for ends in itertools.pairwise(bounds)])
+
     def _choose_workers(self, rows):
         if not self.backend.runs_in_threads:
             return 1
@@ -150,21 +169,38 @@ class Llama(LlamaNetwork):
             return max(1, min(self.workers, rows))
         return choose_workers(rows, self.parameters.trainable.nbytes)
 
-    def _shard_loss(self, batch, first_row, settings, dropout, *, keep_caches):
+    def _shard_loss(self, batch, first_row, settings, dropout):
+        hidden, _, targets = self._shard_hidden(batch, first_row, dropout, keep_caches=False)
+        losses = []
+        for rows in self._head_pieces(len(hidden)):
+            logits, _ = self.lm_head.forward(hidden[rows])                      # (n, hidden) -> (n, vocab_size)
+            losses.append(self.backend.cross_entropy_forward(logits, targets=targets[rows], **settings)[0])
+        return sum(losses)
+
+    def _shard_loss_and_grads(self, batch, first_row, settings, dropout, grads):
+        hidden, cache, targets = self._shard_hidden(batch, first_row, dropout, keep_caches=True)
+        losses, dhidden = [], []
+        for rows in self._head_pieces(len(hidden)):
+            logits, head_cache = self.lm_head.forward(hidden[rows])             # (n, hidden) -> (n, vocab_size)
+            loss, loss_cache = self.backend.cross_entropy_forward(logits, targets=targets[rows], **settings)    # ()
+            dlogits = self.backend.cross_entropy_backward(1.0, loss_cache)      # (n, vocab_size)
+            dhidden.append(self.lm_head.backward(dlogits, head_cache, grads))   # (n, hidden)
+            losses.append(loss)
+        dhidden = self.backend.xp.concatenate(dhidden).reshape(*batch.shape[1:], -1)        # (N, hidden) -> (B, T, ..)
+        self.backward(dhidden, cache, grads)
+        return sum(losses)
+
+    def _shard_hidden(self, batch, first_row, dropout, *, keep_caches):
+        """The hidden state of every token, (N, hidden), the cache of the network, and the targets, (N,); N = B · T."""
         ids, targets = batch[0], batch[1]                                       # (B, T) each
         context = Context(documents=batch[2] if len(batch) > 2 else None, dropout=dropout, first_row=first_row)
         hidden, cache = self.forward(ids, slice(0, ids.shape[1]), context, keep_caches=keep_caches)
-        logits, head_cache = self.lm_head.forward(hidden)                       # (B, T, vocab_size)
-        loss, loss_cache = self.backend.cross_entropy_forward(logits, targets=targets, **settings)          # ()
-        return loss, (cache, head_cache, loss_cache)
+        return as_rows(hidden), cache, targets.reshape(-1)
 
-    def _shard_loss_and_grads(self, batch, first_row, settings, dropout, grads):
-        loss, caches = self._shard_loss(batch, first_row, settings, dropout, keep_caches=True)
-        cache, head_cache, loss_cache = caches
-        dlogits = self.backend.cross_entropy_backward(1.0, loss_cache)          # (B, T, vocab_size)
-        dhidden = self.lm_head.backward(dlogits, head_cache, grads)             # (B, T, hidden)
-        self.backward(dhidden, cache, grads)
-        return loss
+    def _head_pieces(self, rows):
+        """Slices of as many tokens as give LOGITS_BYTES of logits: those of a whole batch may be most of memory."""
+        size = max(LOGITS_BYTES // (self.config.vocab_size * self.dtype.itemsize), 1)
+        return [slice(start, start + size) for start in range(0, rows, size)]
 
     # ---- generation
 

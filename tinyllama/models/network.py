@@ -92,8 +92,8 @@ class LlamaNetwork(Layer):
         """dx: (B, T, hidden), the gradient of the hidden state; adds all gradients below it into `grads`."""
         embed_cache, position_cache, dropout_cache, layer_caches, norm_cache = cache
         dx = self.norm.backward(dx, norm_cache, grads)
-        for layer, layer_cache in zip(reversed(self.layers), reversed(layer_caches), strict=True):
-            dx = layer.backward(dx, layer_cache, grads)
+        for layer in reversed(self.layers):
+            dx = layer.backward(dx, layer_caches.pop(), grads)      # popped, so that its memory is free for the rest
         dx = self.embed_dropout.backward(dx, dropout_cache, grads)
         if self.embed_positions is not None:
             dx = self.embed_positions.backward(dx, position_cache, grads)
