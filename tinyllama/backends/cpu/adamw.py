@@ -1,8 +1,9 @@
-"""The AdamW update in one pass over five arrays. Formulas: `tinyllama/ops/adamw.py`; derived in chapter 12."""
+"""The AdamW update in one pass over four arrays. Formulas: `tinyllama/ops/adamw.py`; derived in chapter 12."""
 
 import numpy as np
 
 from tinyllama.backends.cpu.compiling import contiguous, kernel, require_float
+from tinyllama.backends.cpu.slices import run_over_slices
 
 
 def adamw_step(weight, gradient, m, v, *, step, learning_rate, betas, eps, weight_decay, l2=0.0, gradient_scale=1.0):
@@ -11,7 +12,9 @@ def adamw_step(weight, gradient, m, v, *, step, learning_rate, betas, eps, weigh
     beta1, beta2 = betas
     settings = (gradient_scale, l2, beta1, 1 - beta1, beta2, 1 - beta2, 1 - learning_rate * weight_decay,
                 learning_rate / (1 - beta1**step), 1 / (1 - beta2**step), eps)
-    _step(weight, contiguous(gradient), m, v, *(weight.dtype.type(number) for number in settings))
+    settings = [weight.dtype.type(number) for number in settings]
+    arrays = (weight, contiguous(gradient), m, v)
+    run_over_slices(lambda start, stop: _step(*(array[start:stop] for array in arrays), *settings), weight.size)
 
 
 @kernel("(T[::1], T[::1], T[::1], T[::1], T, T, T, T, T, T, T, T, T, T)")

@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyllama.backends.cpu.compiling import kernel, require_float
 from tinyllama.backends.cpu.exponential import exponential
+from tinyllama.backends.cpu.maximum import largest
 from tinyllama.ops import attention_tiled as readable
 from tinyllama.ops.array import wanted
 from tinyllama.ops.attention_mask import AttentionMask, check_attention_shapes
@@ -48,12 +49,15 @@ def attention_forward(q, k, v, *, causal=False, window=None, query_start=None, k
     if not in_one_piece:
         return readable.attention_tiled_forward(q, k, v, scale=scale, **mask._asdict())
     scale = q.dtype.type(width**-0.5 if scale is None else scale)
+    v = np.ascontiguousarray(v)             # else the cache would hold on to the product of q, k and v as well
     y = np.empty((batch, queries, heads, v.shape[3]), q.dtype).transpose(0, 2, 1, 3)        # (B, H, Tq, Dv)
     logsumexp = np.empty((batch, heads, queries), q.dtype)                                  # (B, H, Tq)
-    for block in _blocks(q, k, first, stop):
-        scores = block.of_queries(q) @ block.of_keys(k).swapaxes(-1, -2)                    # (b, kv, G·t, keys)
-        _softmax(block.by_head(scores), first, stop, *block.start, scale, logsumexp)
-        block.put(y, scores @ block.of_keys(v))                                             # (b, kv, G·t, Dv)
+    for group in _groups(q, k):
+        k_t = _transposed(group.of_keys(k))                                                 # (b, kv, D, Tk)
+        for block in group.blocks(first, stop):
+            scores = block.of_queries(q) @ k_t[..., block.keys]                             # (b, kv, G·t, keys)
+            _softmax(block.by_head(scores), first, stop, *block.start, scale, logsumexp)
+            block.put(y, scores @ block.of_keys(v))                                         # (b, kv, G·t, Dv)
     return y, AttentionCache(q, k, v, logsumexp, first, stop, scale)
 
 
@@ -68,29 +72,37 @@ def attention_backward(dy, cache, needs=None):
     batch, _, keys, _ = k.shape
     dq, dk = np.empty(q.shape, q.dtype), np.zeros(k.shape, q.dtype)
     dv = np.zeros((batch, keys, *v.shape[1::2]), q.dtype).transpose(0, 2, 1, 3)             # (B, KV, Tk, Dv)
-    for block in _blocks(q, k, first, stop):
-        q_block, dy_block = block.of_queries(q), block.of_queries(dy)                       # (b, kv, G·t, D or Dv)
-        scores = q_block @ block.of_keys(k).swapaxes(-1, -2)                                # (b, kv, G·t, keys)
-        dscores = dy_block @ block.of_keys(v).swapaxes(-1, -2)                              # (b, kv, G·t, keys)
-        _softmax_backward(block.by_head(scores), block.by_head(dscores), first, stop, *block.start, scale, logsumexp)
-        block.put(dq, dscores @ block.of_keys(k))                                           # (b, kv, G·t, D)
-        block.of_keys(dk)[...] += dscores.swapaxes(-1, -2) @ q_block                        # (b, kv, keys, D)
-        block.of_keys(dv)[...] += scores.swapaxes(-1, -2) @ dy_block                        # (b, kv, keys, Dv)
+    for group in _groups(q, k):
+        k_t, v_t = _transposed(group.of_keys(k)), _transposed(group.of_keys(v))             # (b, kv, D or Dv, Tk)
+        for block in group.blocks(first, stop):
+            q_block, dy_block = block.of_queries(q), block.of_queries(dy)                   # (b, kv, G·t, D or Dv)
+            scores = q_block @ k_t[..., block.keys]                                         # (b, kv, G·t, keys)
+            dscores = dy_block @ v_t[..., block.keys]                                       # (b, kv, G·t, keys)
+            _softmax_backward(block.by_head(scores), block.by_head(dscores), first, stop, *block.start, scale,
+                              logsumexp)
+            block.put(dq, dscores @ block.of_keys(k))                                       # (b, kv, G·t, D)
+            block.of_keys(dk)[...] += dscores.swapaxes(-1, -2) @ q_block                    # (b, kv, keys, D)
+            block.of_keys(dv)[...] += scores.swapaxes(-1, -2) @ dy_block                    # (b, kv, keys, Dv)
     return tuple(gradient if needed else None for gradient, needed in zip((dq, dk, dv), wanted(needs, 3), strict=True))
 
 
 class _Block(NamedTuple):
-    """Some rows of the batch, some heads of the keys with all the queries that read them, and some queries."""
+    """Some rows of the batch, some heads of the keys with all heads that read them, some queries, and some keys."""
 
     rows: slice             # of B
     key_heads: slice        # of KV
-    heads: slice            # of H
-    queries: slice          # of Tq
-    keys: slice             # of Tk: those that some query of the block sees
     group: int              # G = H / KV
+    queries: slice          # of Tq
+    keys: slice             # of Tk
+
+    @property
+    def heads(self):
+        """The query heads of this block, of H."""
+        return slice(self.key_heads.start * self.group, self.key_heads.stop * self.group)
 
     @property
     def start(self):
+        """Where the block begins in B, H, Tq and Tk."""
         return self.rows.start, self.heads.start, self.queries.start, self.keys.start
 
     def of_keys(self, x):
@@ -104,31 +116,39 @@ class _Block(NamedTuple):
 
     def by_head(self, scores):
         """(b, kv, G·t, keys) -> (b, kv·G, t, keys)."""
-        return scores.reshape(len(scores), self.heads.stop - self.heads.start, self.queries.stop - self.queries.start,
-                              scores.shape[3])
+        return scores.reshape(len(scores), self.heads.stop - self.heads.start,
+                              self.queries.stop - self.queries.start, scores.shape[3])
 
     def put(self, y, block):
         """Write what belongs to the queries of this block, (b, kv, G·t, ...), into y (B, H, Tq, ...)."""
         y[self.rows, self.heads, self.queries] = self.by_head(block)
 
+    def blocks(self, first, stop):
+        """This block in pieces of a few queries each, with the keys that some query of the piece sees."""
+        for queries in _slices(self.queries.stop, QUERIES):
+            begin, end = first[self.rows, queries], stop[self.rows, queries]                # (b, t)
+            seeing = end > begin
+            keys = slice(int(begin[seeing].min()), int(end.max())) if seeing.any() else slice(0, 0)
+            yield self._replace(queries=queries, keys=keys)
 
-def _blocks(q, k, first, stop):
-    """Every query once, in blocks whose scores fit into the cache of a core."""
+
+def _groups(q, k):
+    """Every row and head once, in blocks of which a few queries at a time fit into the cache of a core."""
     (batch, heads, queries, _), (_, key_heads, keys, _) = q.shape, k.shape
-    group, length = heads // key_heads, min(QUERIES, queries)
-    at_once = max(BLOCK_BYTES // max(group * length * keys * q.itemsize, 1), 1)             # of B · KV
-    rows_at_once, heads_at_once = max(at_once // key_heads, 1), min(at_once, key_heads)
-    for b in _slices(batch, rows_at_once):
-        for h in _slices(key_heads, heads_at_once):
-            for i in _slices(queries, length):
-                begin, end = first[b, i], stop[b, i]
-                seeing = end > begin
-                j = slice(int(begin[seeing].min()), int(end.max())) if seeing.any() else slice(0, 0)
-                yield _Block(b, h, slice(h.start * group, h.stop * group), i, j, group)
+    group = heads // key_heads
+    at_once = max(BLOCK_BYTES // max(group * min(QUERIES, queries) * keys * q.itemsize, 1), 1)      # of B · KV
+    for rows in _slices(batch, max(at_once // key_heads, 1)):
+        for some_heads in _slices(key_heads, min(at_once, key_heads)):
+            yield _Block(rows, some_heads, group, slice(0, queries), slice(0, keys))
 
 
 def _slices(length, size):
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _transposed(x):
+    """The last two dimensions exchanged, in memory too: BLAS takes half as long again where a factor is transposed."""
+    return np.ascontiguousarray(x.swapaxes(-1, -2))
 
 
 def _visible_keys(mask, batch, queries, keys):
@@ -180,17 +200,16 @@ def _softmax(scores, first, stop, b0, h0, i0, j0, scale, logsumexp):
                 scores[b, h, i, :begin] = zero
                 scores[b, h, i, end:] = zero
                 row = scores[b, h, i, begin:end]
-                largest = row[0] * scale
                 for j in range(row.size):
-                    largest = max(largest, row[j] * scale)
-                total = zero
+                    row[j] *= scale
+                highest, total = largest(row), zero
                 for j in range(row.size):
-                    row[j] = exponential(row[j] * scale - largest)
+                    row[j] = exponential(row[j] - highest)
                     total += row[j]
                 share = one / total
                 for j in range(row.size):
                     row[j] *= share
-                logsumexp[b0 + b, h0 + h, i0 + i] = largest + np.log(total)
+                logsumexp[b0 + b, h0 + h, i0 + i] = highest + np.log(total)
 
 
 @kernel("(T[:, :, :, ::1], T[:, :, :, ::1], int64[:, ::1], int64[:, ::1], int64, int64, int64, int64, T, "

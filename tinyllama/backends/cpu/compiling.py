@@ -31,6 +31,12 @@ def kernel(signature):
     return decorate
 
 
+def check_the_compiler():
+    """Compile and call a function; raises whatever Numba raises where it does not work."""
+    if numba.njit(lambda x: x + 1)(1) != 2:
+        raise ArithmeticError("1 + 1 is not 2")
+
+
 def compile_kernels(dtype):
     """Compile every kernel for one dtype; yields (done, total) before each, so that somebody can show how far it is."""
     if numba.config.DISABLE_JIT:

@@ -6,6 +6,7 @@ import numpy as np
 
 from tinyllama.backends.cpu.compiling import as_matrix, kernel, require_float
 from tinyllama.backends.cpu.exponential import exponential
+from tinyllama.backends.cpu.maximum import largest
 from tinyllama.ops.array import require_integers, require_shape
 
 
@@ -52,19 +53,15 @@ def _forward(z, targets, smoothing, logsumexp, losses):
     rows, width = z.shape
     zero, one, count = z.dtype.type(0), z.dtype.type(1), z.dtype.type(width)
     for i in range(rows):
-        largest = z[i, 0]
-        total, mean = zero, zero
+        highest, total = largest(z[i]), zero
         for j in range(width):
-            largest = max(largest, z[i, j])
-            mean += z[i, j] / count
-        for j in range(width):
-            total += exponential(z[i, j] - largest)
-        logsumexp[i] = largest + np.log(total)
+            total += exponential(z[i, j] - highest)
+        logsumexp[i] = highest + np.log(total)
         losses[i] = zero
         if targets[i] >= 0:
             losses[i] = logsumexp[i] - (one - smoothing) * z[i, targets[i]]
             if smoothing > zero:
-                losses[i] -= smoothing * mean
+                losses[i] -= smoothing * (z[i].sum() / count)
 
 
 @kernel("(T[:, ::1], T[::1], int64[::1], T, T, T[:, ::1])")
