@@ -143,7 +143,8 @@ def test_train_reports_and_numbers_its_runs(tinyllama, tmp_path):
 def test_every_option_of_train_reaches_the_model(tinyllama, tmp_path):
     result = tinyllama("train", "--data", "text.txt", "--out", "m", "--steps", 2, "--batch-size", 2, "--context", 6,
                        "--layers", 2, "--hidden-size", 12, "--intermediate-size", 10, "--heads", 6,
-                       "--key-value-heads", 3, "--learning-rate", 0.01, "--dropout", 0.2, "--seed", 3, "--workers", 1)
+                       "--key-value-heads", 3, "--learning-rate", 0.01, "--dropout", 0.2, "--seed", 3, "--workers", 1,
+                       "--backend", "numpy")
     assert result.code == 0, result
     config = load(tmp_path / "m").config
     assert (config.max_position_embeddings, config.num_hidden_layers, config.hidden_size, config.intermediate_size,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tinyllama.backends import default_backend
 from tinyllama.data import Tokens, WindowBatches, read_text, validation_windows
 from tinyllama.formats import load
 from tinyllama.tokenizers import CharacterTokenizer, load_tokenizer
@@ -107,7 +108,7 @@ def test_a_run_saves_the_model_the_tokenizer_the_figures_and_plots(whole_run):
     assert losses_in(out)[0] == pytest.approx(math.log(len(set(TEXT))), abs=0.3)
     assert [step for step, _ in validation_in(out)] == [6]
     expected = dataclasses.asdict(RunSettings(**TINY, seed=5)) | {
-        "data": str(whole_run.directory / "text.txt"), "out": str(out)}
+        "data": str(whole_run.directory / "text.txt"), "out": str(out), "backend": default_backend()}
     assert settings_in(out) == expected
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000006"]
 

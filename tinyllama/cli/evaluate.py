@@ -17,16 +17,22 @@ def evaluate(
     data: Annotated[str, typer.Option(
         help='"stories" (a thousand that no run has seen), "shakespeare", or the path of a UTF-8 text file or a folder '
              "of them.")],
-    backend: Annotated[str, typer.Option(help="Which backend computes.")] = "numpy",
+    backend: Annotated[str | None, typer.Option(
+        help="Which backend computes; the fastest that is installed if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ):
     """Predict every token of a text: loss, perplexity and bits per byte."""
+    from rich.console import Console
+
     from tinyllama.data import read_corpus
     from tinyllama.formats import load
     from tinyllama.tokenizers import load_tokenizer
+    from tinyllama.training.compilation import compile_with_bar
     from tinyllama.training.evaluation import evaluate_text
     corpus = read_corpus(data, seed=SEED, stories_wanted=STORIES)
-    result = evaluate_text(load(model, backend=backend), load_tokenizer(model), corpus)
+    llama = load(model, backend=backend)
+    compile_with_bar(llama, Console(stderr=True))
+    result = evaluate_text(llama, load_tokenizer(model), corpus)
     if as_json:
         print(json.dumps(result._asdict() | {"excess": result.excess}, indent=2))
         return

@@ -78,7 +78,9 @@ def train(
         rich_help_panel="Training")] = None,
     seed: Annotated[int | None, typer.Option(
         help="Draws the weights, the batches, the dropout and the stories.", rich_help_panel="Training")] = None,
-    backend: Annotated[str | None, typer.Option(help="Which backend computes.", rich_help_panel="Training")] = None,
+    backend: Annotated[str | None, typer.Option(
+        help="Which backend computes; the fastest that is installed if not given.",
+        rich_help_panel="Training")] = None,
     workers: Annotated[int | None, typer.Option(
         help="Threads that share a step; found out if not given.", rich_help_panel="Training")] = None,
 ):

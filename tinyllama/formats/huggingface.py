@@ -59,7 +59,7 @@ def save(model, path):
             new_weights.unlink()
 
 
-def load(path, backend="numpy", dtype="float32", *, frozen=(), workers=None):
+def load(path, backend=None, dtype="float32", *, frozen=(), workers=None):
     """The model in the directory `path`: one that `save` wrote, or a LLaMA of Hugging Face, perhaps in several files.
 
     backend, dtype, frozen, workers: see `Llama`. The tensors may be float64, float32 or float16, and become `dtype`.

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tinyllama.backends import default_backend
 from tinyllama.backends.threads import choose_workers
 from tinyllama.data import (
     PackedBatches,
@@ -90,6 +91,7 @@ def prepare(settings):
 
     Raises what is wrong with the text or the settings: FileNotFoundError, ValueError or TypeError.
     """
+    settings = dataclasses.replace(settings, backend=settings.backend or default_backend())
     corpus = read_corpus(settings.data, seed=settings.seed, stories_wanted=_stories_wanted(settings))
     tokenizer = _tokenizer(settings, corpus)
     parts = split_corpus(corpus)

@@ -46,7 +46,7 @@ class RunSettings:
     label_smoothing: float = 0.0
     evaluate_every: int | None = None
     seed: int = 0
-    backend: str = "numpy"
+    backend: str | None = None
     workers: int | None = None
 
     def __post_init__(self):
