@@ -6,8 +6,9 @@ import models_under_test as mut
 import numpy as np
 import pytest
 
+from tinyllama.backends import available_backends
 from tinyllama.backends.threads import cores
-from tinyllama.models import Llama
+from tinyllama.models import Llama, llama
 
 KINDS = {
     "plain": {}, "tied and shared": {"tie_word_embeddings": True, "num_hidden_layers": 3, "num_unique_layers": 2},
@@ -16,6 +17,7 @@ KINDS = {
     "dropout": {"dropout": 0.4},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
+every_backend = pytest.mark.parametrize("name", available_backends())
 VALID = int(np.count_nonzero(mut.TARGETS != -100))
 
 
@@ -32,13 +34,46 @@ def test_the_rows_of_the_batch_have_different_numbers_of_targets():
     assert len(set(counts)) == 3        # otherwise the tests below could not see a wrong divisor
 
 
+# ---- logits in pieces
+
+@pytest.mark.parametrize("tokens", [1, 3, 5, 1000])
+@pytest.mark.parametrize("workers", [1, 2])
+@every_kind
+def test_the_size_of_the_pieces_of_logits_does_not_matter(kind, workers, tokens, monkeypatch):
+    loss, grads = step(mut.tiny_model(workers=workers, **KINDS[kind]), label_smoothing=0.1)
+    model = mut.tiny_model(workers=workers, **KINDS[kind])
+    monkeypatch.setattr(llama, "LOGITS_BYTES", tokens * model.config.vocab_size * model.dtype.itemsize)
+    in_pieces, piecewise_grads = step(model, label_smoothing=0.1)
+    assert in_pieces == pytest.approx(loss, abs=1e-12)
+    mut.assert_same_gradients(piecewise_grads, grads)
+    settings = {"dropout": (5, 3, 1)} if model.config.dropout else {}
+    assert float(model.loss(mut.IDS, mut.TARGETS, label_smoothing=0.1, **settings)) == pytest.approx(loss, abs=1e-12)
+
+
+def test_of_a_large_vocabulary_few_logits_are_in_memory(monkeypatch):
+    ids = np.arange(2 * 256).reshape(2, 256) % 1000
+    model = mut.tiny_model(workers=1, vocab_size=1000, max_position_embeddings=256, dtype="float32", backend="numba")
+
+    def most_memory(tokens):
+        monkeypatch.setattr(llama, "LOGITS_BYTES", tokens * 1000 * 4)
+        tracemalloc.start()
+        model.loss_and_grads(ids, ids)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    model.loss_and_grads(ids, ids)                                  # makes the gradients
+    assert most_memory(32) < most_memory(ids.size) - ids.size * 1000 * 4
+
+
 # ---- workers
 
 @every_kind
+@every_backend
 @pytest.mark.parametrize("workers", [2, 3, 8])
-def test_workers_do_not_change_loss_or_gradient(kind, workers):
+def test_workers_do_not_change_loss_or_gradient(kind, workers, name):
     loss, grads = step(mut.tiny_model(workers=1, **KINDS[kind]))
-    shared_loss, shared_grads = step(mut.tiny_model(workers=workers, **KINDS[kind]))
+    shared_loss, shared_grads = step(mut.tiny_model(workers=workers, backend=name, **KINDS[kind]))
     assert shared_loss == pytest.approx(loss, abs=1e-12)
     mut.assert_same_gradients(shared_grads, grads)
 
@@ -83,13 +118,14 @@ def test_a_backend_that_cannot_run_in_threads_gets_one_worker():
 
 
 @every_kind
+@every_backend
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_the_same_call_gives_the_same_bits(kind, dtype, workers):
-    model = mut.tiny_model(dtype=dtype, workers=workers, **KINDS[kind])
+def test_the_same_call_gives_the_same_bits(kind, dtype, workers, name):
+    model = mut.tiny_model(dtype=dtype, workers=workers, backend=name, **KINDS[kind])
     loss, grads = step(model)
     step(model, ids=mut.IDS[::-1], targets=mut.TARGETS)         # something else in between
-    for again in (model, mut.tiny_model(dtype=dtype, workers=workers, **KINDS[kind])):
+    for again in (model, mut.tiny_model(dtype=dtype, workers=workers, backend=name, **KINDS[kind])):
         repeated_loss, repeated_grads = step(again)
         assert repeated_loss == loss
         mut.assert_same_gradients(repeated_grads, grads, tolerance=0)

@@ -4,16 +4,19 @@ import numpy as np
 
 from tinyllama.backends.cpu.compiling import contiguous, kernel, require_float
 from tinyllama.backends.cpu.slices import run_over_slices
+from tinyllama.ops.array import require_shape
 
 
 def adamw_step(weight, gradient, m, v, *, step, learning_rate, betas, eps, weight_decay, l2=0.0, gradient_scale=1.0):
     """Move the weights against the gradient, each by its own scale; weight, m and v, (N,) each, are written."""
     require_float(weight, "weight")
+    for name, array in (("gradient", gradient), ("m", m), ("v", v)):
+        require_shape(array, weight.shape, name, "the weights")
     beta1, beta2 = betas
     settings = (gradient_scale, l2, beta1, 1 - beta1, beta2, 1 - beta2, 1 - learning_rate * weight_decay,
                 learning_rate / (1 - beta1**step), 1 / (1 - beta2**step), eps)
     settings = [weight.dtype.type(number) for number in settings]
-    arrays = (weight, contiguous(gradient), m, v)
+    arrays = (weight, contiguous(gradient, weight.dtype), m, v)
     run_over_slices(lambda start, stop: _step(*(array[start:stop] for array in arrays), *settings), weight.size)
 
 

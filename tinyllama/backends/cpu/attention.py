@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyllama.backends.cpu import attention_blocks as blocks
+from tinyllama.backends.cpu import attention_fused as fused
+from tinyllama.backends.cpu.blas import product_address
 from tinyllama.backends.cpu.compiling import kernel, require_float
-from tinyllama.backends.cpu.exponential import exponential
-from tinyllama.backends.cpu.maximum import largest
 from tinyllama.ops import attention_tiled as readable
-from tinyllama.ops.array import wanted
+from tinyllama.ops.array import require_shape, wanted
 from tinyllama.ops.attention_mask import AttentionMask, check_attention_shapes
-
-QUERIES = 64            # how many queries of a head make a block
-BLOCK_BYTES = 2**19     # what the scores of a block may take: they stay in the cache of a core
 
 
 class AttentionCache(NamedTuple):
@@ -52,12 +50,8 @@ def attention_forward(q, k, v, *, causal=False, window=None, query_start=None, k
     v = np.ascontiguousarray(v)             # else the cache would hold on to the product of q, k and v as well
     y = np.empty((batch, queries, heads, v.shape[3]), q.dtype).transpose(0, 2, 1, 3)        # (B, H, Tq, Dv)
     logsumexp = np.empty((batch, heads, queries), q.dtype)                                  # (B, H, Tq)
-    for group in _groups(q, k):
-        k_t = _transposed(group.of_keys(k))                                                 # (b, kv, D, Tk)
-        for block in group.blocks(first, stop):
-            scores = block.of_queries(q) @ k_t[..., block.keys]                             # (b, kv, G·t, keys)
-            _softmax(block.by_head(scores), first, stop, *block.start, scale, logsumexp)
-            block.put(y, scores @ block.of_keys(v))                                         # (b, kv, G·t, Dv)
+    compute = fused if product_address(q.dtype) else blocks
+    compute.forward(q, k, v, first, stop, scale, y, logsumexp)
     return y, AttentionCache(q, k, v, logsumexp, first, stop, scale)
 
 
@@ -69,86 +63,13 @@ def attention_backward(dy, cache, needs=None):
     if isinstance(cache, readable.AttentionTiledCache):
         return readable.attention_tiled_backward(dy, cache, needs)
     q, k, v, logsumexp, first, stop, scale = cache
+    require_shape(dy, (*q.shape[:3], v.shape[3]), "dy", "y")
     batch, _, keys, _ = k.shape
     dq, dk = np.empty(q.shape, q.dtype), np.zeros(k.shape, q.dtype)
     dv = np.zeros((batch, keys, *v.shape[1::2]), q.dtype).transpose(0, 2, 1, 3)             # (B, KV, Tk, Dv)
-    for group in _groups(q, k):
-        k_t, v_t = _transposed(group.of_keys(k)), _transposed(group.of_keys(v))             # (b, kv, D or Dv, Tk)
-        for block in group.blocks(first, stop):
-            q_block, dy_block = block.of_queries(q), block.of_queries(dy)                   # (b, kv, G·t, D or Dv)
-            scores = q_block @ k_t[..., block.keys]                                         # (b, kv, G·t, keys)
-            dscores = dy_block @ v_t[..., block.keys]                                       # (b, kv, G·t, keys)
-            _softmax_backward(block.by_head(scores), block.by_head(dscores), first, stop, *block.start, scale,
-                              logsumexp)
-            block.put(dq, dscores @ block.of_keys(k))                                       # (b, kv, G·t, D)
-            block.of_keys(dk)[...] += dscores.swapaxes(-1, -2) @ q_block                    # (b, kv, keys, D)
-            block.of_keys(dv)[...] += scores.swapaxes(-1, -2) @ dy_block                    # (b, kv, keys, Dv)
+    compute = fused if product_address(q.dtype) else blocks
+    compute.backward(dy, q, k, v, first, stop, scale, logsumexp, dq, dk, dv)
     return tuple(gradient if needed else None for gradient, needed in zip((dq, dk, dv), wanted(needs, 3), strict=True))
-
-
-class _Block(NamedTuple):
-    """Some rows of the batch, some heads of the keys with all heads that read them, some queries, and some keys."""
-
-    rows: slice             # of B
-    key_heads: slice        # of KV
-    group: int              # G = H / KV
-    queries: slice          # of Tq
-    keys: slice             # of Tk
-
-    @property
-    def heads(self):
-        """The query heads of this block, of H."""
-        return slice(self.key_heads.start * self.group, self.key_heads.stop * self.group)
-
-    @property
-    def start(self):
-        """Where the block begins in B, H, Tq and Tk."""
-        return self.rows.start, self.heads.start, self.queries.start, self.keys.start
-
-    def of_keys(self, x):
-        """(B, KV, Tk, ...) -> a view (b, kv, keys, ...)."""
-        return x[self.rows, self.key_heads, self.keys]
-
-    def of_queries(self, x):
-        """(B, H, Tq, ...) -> (b, kv, G·t, ...): the queries of all heads that share a key head, stacked."""
-        x = x[self.rows, self.heads, self.queries]                                          # (b, kv·G, t, ...)
-        return x.reshape(len(x), -1, self.group * x.shape[2], x.shape[3])
-
-    def by_head(self, scores):
-        """(b, kv, G·t, keys) -> (b, kv·G, t, keys)."""
-        return scores.reshape(len(scores), self.heads.stop - self.heads.start,
-                              self.queries.stop - self.queries.start, scores.shape[3])
-
-    def put(self, y, block):
-        """Write what belongs to the queries of this block, (b, kv, G·t, ...), into y (B, H, Tq, ...)."""
-        y[self.rows, self.heads, self.queries] = self.by_head(block)
-
-    def blocks(self, first, stop):
-        """This block in pieces of a few queries each, with the keys that some query of the piece sees."""
-        for queries in _slices(self.queries.stop, QUERIES):
-            begin, end = first[self.rows, queries], stop[self.rows, queries]                # (b, t)
-            seeing = end > begin
-            keys = slice(int(begin[seeing].min()), int(end.max())) if seeing.any() else slice(0, 0)
-            yield self._replace(queries=queries, keys=keys)
-
-
-def _groups(q, k):
-    """Every row and head once, in blocks of which a few queries at a time fit into the cache of a core."""
-    (batch, heads, queries, _), (_, key_heads, keys, _) = q.shape, k.shape
-    group = heads // key_heads
-    at_once = max(BLOCK_BYTES // max(group * min(QUERIES, queries) * keys * q.itemsize, 1), 1)      # of B · KV
-    for rows in _slices(batch, max(at_once // key_heads, 1)):
-        for some_heads in _slices(key_heads, min(at_once, key_heads)):
-            yield _Block(rows, some_heads, group, slice(0, queries), slice(0, keys))
-
-
-def _slices(length, size):
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
-def _transposed(x):
-    """The last two dimensions exchanged, in memory too: BLAS takes half as long again where a factor is transposed."""
-    return np.ascontiguousarray(x.swapaxes(-1, -2))
 
 
 def _visible_keys(mask, batch, queries, keys):
@@ -182,55 +103,3 @@ def _narrow_to_document(query_document, key_document, first, stop):
             first[b, i], stop[b, i] = begin, end
             in_one_piece &= seen == max(end - begin, 0)
     return in_one_piece
-
-
-@kernel("(T[:, :, :, ::1], int64[:, ::1], int64[:, ::1], int64, int64, int64, int64, T, T[:, :, ::1])")
-def _softmax(scores, first, stop, b0, h0, i0, j0, scale, logsumexp):
-    """Probabilities in place of the scores; hidden keys get 0, and so does all of a query that sees nothing."""
-    zero, one = scores.dtype.type(0), scores.dtype.type(1)
-    rows, heads, queries, _ = scores.shape
-    for b in range(rows):
-        for h in range(heads):
-            for i in range(queries):
-                begin, end = first[b0 + b, i0 + i] - j0, stop[b0 + b, i0 + i] - j0
-                if end <= begin:
-                    scores[b, h, i] = zero
-                    logsumexp[b0 + b, h0 + h, i0 + i] = zero
-                    continue
-                scores[b, h, i, :begin] = zero
-                scores[b, h, i, end:] = zero
-                row = scores[b, h, i, begin:end]
-                for j in range(row.size):
-                    row[j] *= scale
-                highest, total = largest(row), zero
-                for j in range(row.size):
-                    row[j] = exponential(row[j] - highest)
-                    total += row[j]
-                share = one / total
-                for j in range(row.size):
-                    row[j] *= share
-                logsumexp[b0 + b, h0 + h, i0 + i] = highest + np.log(total)
-
-
-@kernel("(T[:, :, :, ::1], T[:, :, :, ::1], int64[:, ::1], int64[:, ::1], int64, int64, int64, int64, T, "
-        "T[:, :, ::1])")
-def _softmax_backward(scores, dscores, first, stop, b0, h0, i0, j0, scale, logsumexp):
-    """scores become the probabilities P again, and dP becomes dscores = scale · P · (dP - Σ P · dP)."""
-    zero = scores.dtype.type(0)
-    rows, heads, queries, _ = scores.shape
-    for b in range(rows):
-        for h in range(heads):
-            for i in range(queries):
-                begin, end = first[b0 + b, i0 + i] - j0, stop[b0 + b, i0 + i] - j0
-                if end <= begin:
-                    begin = end = 0
-                scores[b, h, i, :begin] = dscores[b, h, i, :begin] = zero
-                scores[b, h, i, end:] = dscores[b, h, i, end:] = zero
-                row, drow = scores[b, h, i, begin:end], dscores[b, h, i, begin:end]
-                normaliser = logsumexp[b0 + b, h0 + h, i0 + i]
-                total = zero
-                for j in range(row.size):
-                    row[j] = exponential(row[j] * scale - normaliser)
-                    total += row[j] * drow[j]
-                for j in range(row.size):
-                    drow[j] = scale * row[j] * (drow[j] - total)

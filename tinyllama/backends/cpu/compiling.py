@@ -15,11 +15,14 @@ _kernels = []       # (dispatcher, signature) of every kernel of this folder
 
 
 def kernel(signature):
-    """Compile a function of contiguous arrays. `T` in the signature stands for float32 or float64.
+    """Compile a function of contiguous arrays. `T` in the signature stands for float32 or float64, and `FLAT` for what
+    `as_flat` makes of an array of four dimensions.
 
     Kernels are compiled on their first call, and `compile_kernels` does it beforehand. The code is kept beside the
     source, or in the user's cache folder, or, where neither can be written, only in memory.
     """
+    signature = signature.replace("FLAT", "T[::1], UniTuple(int64, 4)")
+
     def decorate(function):
         options = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
         try:

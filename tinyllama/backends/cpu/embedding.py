@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinyllama.backends.cpu.compiling import as_matrix, contiguous, kernel, require_float
+from tinyllama.ops.array import require_shape
 from tinyllama.ops.embedding import embedding_forward
 
 __all__ = ["embedding_backward", "embedding_forward"]       # a look-up is as fast as NumPy's
@@ -12,6 +13,7 @@ def embedding_backward(dy, cache, needs=None):
     """dweight[v] = Σ over the positions n with ids[n] = v of dy[n].   dy: (..., D)  ->  dweight: (V, D)."""
     require_float(dy, "dy")
     ids, table_shape = cache
+    require_shape(dy, (*ids.shape, table_shape[1]), "dy", "y")
     dweight = np.zeros(table_shape, dy.dtype)                                           # (V, D)
     _add_rows(contiguous(ids, dtype=np.int64).reshape(-1), as_matrix(dy), dweight)
     return dweight

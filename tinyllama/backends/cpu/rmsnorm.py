@@ -5,33 +5,36 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyllama.backends.cpu.compiling import as_matrix, contiguous, kernel, require_float
-from tinyllama.ops.array import wanted
+from tinyllama.ops.array import require_shape, wanted
 
 
 class RMSNormCache(NamedTuple):
     """The arguments, and one number a row."""
 
-    x: Any          # (..., D)
+    x: Any          # (N, D)
     weight: Any     # (D,)
     rstd: Any       # (N,)
+    shape: tuple    # (..., D)
 
 
 def rmsnorm_forward(x, weight, *, eps=1e-5):
     """y = n · weight,   n = x · rstd,   rstd = 1 / sqrt(mean(x²) + eps).   x: (..., D)  ->  y: (..., D), cache."""
     require_float(x, "x")
+    require_shape(weight, x.shape[-1:], "weight", "a row of x")
     rows, weight = as_matrix(x), contiguous(weight, dtype=x.dtype)            # (N, D), (D,)
     y, rstd = np.empty_like(rows), np.empty(len(rows), x.dtype)
     _forward(rows, weight, x.dtype.type(eps), y, rstd)
-    return y.reshape(x.shape), RMSNormCache(rows, weight, rstd)
+    return y.reshape(x.shape), RMSNormCache(rows, weight, rstd, x.shape)
 
 
 def rmsnorm_backward(dy, cache, needs=None):
     """Gradients of x and weight.   dy: (..., D)  ->  dx: (..., D), dweight: (D,)."""
-    x, weight, rstd = cache
+    x, weight, rstd, shape = cache
+    require_shape(dy, shape, "dy", "x")
     needs_x, needs_weight = wanted(needs, 2)
     dx, dweight = np.empty_like(x), np.zeros_like(weight)
     _backward(as_matrix(dy, x.dtype), x, weight, rstd, dx, dweight)
-    return dx.reshape(dy.shape) if needs_x else None, dweight if needs_weight else None
+    return dx.reshape(shape) if needs_x else None, dweight if needs_weight else None
 
 
 @kernel("(T[:, ::1], T[::1], T, T[:, ::1], T[::1])")

@@ -1,10 +1,21 @@
 """Rotary positions, rotated and rearranged in one pass. Formulas: `tinyllama/ops/rope.py`; derived in chapter 10."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from tinyllama.backends.cpu.compiling import as_flat, kernel, require_float
 from tinyllama.ops import rope as readable
-from tinyllama.ops.rope import RoPECache
+from tinyllama.ops.array import require_shape
+
+
+class RoPECache(NamedTuple):
+    """The rotation, and the shape of what was rotated."""
+
+    cos: Any            # (T, D/2) or (B, 1, T, D/2)
+    sin: Any            # the same
+    interleaved: bool
+    shape: tuple
 
 
 def rope_forward(x, *, cos, sin, interleaved=False):
@@ -17,7 +28,7 @@ def rope_forward(x, *, cos, sin, interleaved=False):
         return readable.rope_forward(x, cos=cos, sin=sin, interleaved=interleaved)
     y = np.empty(x.shape, x.dtype)
     _rotate_all(x, cos, sin, interleaved, y)
-    return y, RoPECache(cos, sin, interleaved)
+    return y, RoPECache(cos, sin, interleaved, x.shape)
 
 
 def rope_backward(dy, cache, needs=None):
@@ -25,9 +36,10 @@ def rope_backward(dy, cache, needs=None):
 
     In memory the heads of dx follow one another within each token, the order in which a linear layer reads them.
     """
-    cos, sin, interleaved = cache
-    if dy.ndim != 4 or dy.size == 0:
+    if isinstance(cache, readable.RoPECache):
         return readable.rope_backward(dy, cache, needs)
+    cos, sin, interleaved, shape = cache
+    require_shape(dy, shape, "dy", "x")
     batch, heads, length, width = dy.shape
     dx = np.empty((batch, length, heads, width), dy.dtype).transpose(0, 2, 1, 3)        # (B, H, T, D)
     _rotate_all(dy, cos, -sin, interleaved, dx)
@@ -46,8 +58,7 @@ def _rotate_all(x, cos, sin, interleaved, y):
     _rotate(x.shape, x_flat, x_strides, *tables, table_strides, interleaved, y_flat, y_strides)
 
 
-@kernel("(UniTuple(int64, 4), T[::1], UniTuple(int64, 4), T[::1], T[::1], UniTuple(int64, 4), boolean, T[::1], "
-        "UniTuple(int64, 4))")
+@kernel("(UniTuple(int64, 4), FLAT, T[::1], FLAT, boolean, FLAT)")
 def _rotate(shape, x, x_strides, cos, sin, table_strides, interleaved, y, y_strides):
     batch, heads, length, width = shape
     half = width // 2

@@ -4,6 +4,7 @@ import numpy as np
 
 from tinyllama.backends.cpu.compiling import as_matrix, kernel, require_float
 from tinyllama.backends.cpu.exponential import exponential
+from tinyllama.ops.array import require_shape
 from tinyllama.ops.swiglu import SwiGLUCache
 
 
@@ -21,6 +22,7 @@ def swiglu_forward(x):
 def swiglu_backward(dy, cache, needs=None):
     """The gradient of the fused gate-and-up array.   dy: (..., I)  ->  dx: (..., 2I)."""
     (x,) = cache
+    require_shape(dy.reshape(-1, dy.shape[-1]), (len(x), x.shape[1] // 2), "dy", "y, as rows")
     dx = np.empty_like(x)                                                               # (N, 2I)
     _backward(as_matrix(dy, x.dtype), x, dx)
     return dx.reshape(*dy.shape[:-1], x.shape[1])
