@@ -1,5 +1,8 @@
 """What tests share: random numbers, the backends that are installed here, and data beside the checkout."""
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,23 @@ from on_host import OnHost
 from tinyllama.backends import available_backends, load_backend
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_configure(config):
+    """A fresh cache of compiled kernels for each run: Numba's own does not notice an edit in another file.
+
+    The first process makes it, before Numba is imported; the workers of a parallel run inherit and share it. A folder
+    that was chosen from outside is used as it is, and stays.
+    """
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        os.environ["NUMBA_CACHE_DIR"] = config.numba_cache = tempfile.mkdtemp(prefix="tinyllama-kernels-")
+
+
+def pytest_unconfigure(config):
+    """The process that made the cache removes it."""
+    if hasattr(config, "numba_cache"):
+        shutil.rmtree(config.numba_cache, ignore_errors=True)
+        del os.environ["NUMBA_CACHE_DIR"]
 
 
 @pytest.fixture
