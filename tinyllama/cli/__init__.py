@@ -9,6 +9,7 @@ import warnings
 
 import typer
 
+from tinyllama.cli.bench import bench
 from tinyllama.cli.evaluate import evaluate
 from tinyllama.cli.generate import generate
 from tinyllama.cli.gradcheck import gradcheck
@@ -26,7 +27,7 @@ def root():
     """A LLaMA from scratch: train it, prove its gradients, let it write."""
 
 
-for command in (train, generate, evaluate, gradcheck):
+for command in (train, generate, evaluate, gradcheck, bench):
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
 
