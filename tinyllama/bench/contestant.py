@@ -107,7 +107,7 @@ def main():
 
 
 def _prepare(kind, size, backend, workers, cores):
-    """(step, facts, the peak of the memory once the packages are imported)."""
+    """(step, facts, the peak of the memory once the packages are imported and the kernels loaded)."""
     if cores is not None:           # before NumPy is imported, whose BLAS makes a thread for each core
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from tinyllama.backends import default_backend, load_backend, threads
@@ -116,6 +116,8 @@ def _prepare(kind, size, backend, workers, cores):
     if kind == "ours":
         from tinyllama.bench.steps import our_step, workers_of
         chosen = load_backend(backend or default_backend())
+        for _ in chosen.compile_kernels("float32"):         # code like that of a package, and no memory of a step
+            pass
         before = peak_bytes()
         step, model = our_step(size, backend=chosen, workers=workers)
         return step, {"backend": chosen.name, "workers": workers_of(model, size)}, before

@@ -110,10 +110,12 @@ class Llama(LlamaNetwork):
             self._gradients.append(self.parameters.new_gradients())
 
         def work(worker, rows, first_row):
-            buffer, grads = self._gradients[worker]
+            _, grads = self._gradients[worker]
             if worker > 0 or not accumulate:
-                buffer[...] = 0
-            return self._shard_loss_and_grads(rows, first_row, settings, dropout, grads)
+                grads.begin_anew()
+            loss = self._shard_loss_and_grads(rows, first_row, settings, dropout, grads)
+            grads.finish()
+            return loss
 
         losses = self._share_rows(batch, workers, work)
         self._add_up_gradients(workers)

@@ -53,10 +53,39 @@ class NamedViews(Mapping):
     def __len__(self):
         return len(self._names)
 
+
+class Gradients(NamedViews):
+    """The named views of a gradient, to which the layers add.
+
+    Where it begins anew, the first gradient of an array is written and not added: what was there need not be cleared
+    before, nor read, which for large models is the longest way through memory of a whole step.
+    """
+
+    def __init__(self, views, names, arrays):
+        super().__init__(views, names)
+        self._arrays, self._outdated = arrays, set()        # the names under which layers add; those not yet written
+
+    def begin_anew(self):
+        """Forget what was added so far."""
+        self._outdated = set(self._arrays)
+
     def add(self, name, gradient):
         """Add to the array `name`. Nothing happens for a parameter that is frozen or absent, or a gradient of None."""
-        if gradient is not None and name in self:
+        if gradient is None or name not in self:
+            return
+        if name not in self._arrays:        # a part of an array, or another name for it
+            self.finish()
+        if name in self._outdated:
+            self._outdated.remove(name)
+            self._views[name][...] = gradient
+        else:
             self._views[name] += gradient
+
+    def finish(self):
+        """Write zeros to the arrays that got no gradient."""
+        for name in self._outdated:
+            self._views[name][...] = 0
+        self._outdated = set()
 
 
 class Layout:
@@ -69,6 +98,7 @@ class Layout:
     def __init__(self, declarations, dtype, other_names=None):
         per_line = ALIGNMENT // np.dtype(dtype).itemsize
         self.places, self.names = {}, []        # name -> (start, shape); the names that iteration gives
+        self.arrays = {declaration.name for declaration in declarations}
         self.size = self.decaying = 0
         for decays in (True, False):
             for declaration in declarations:
@@ -92,10 +122,9 @@ class Layout:
         self.names += [name for name, _ in declaration.parts] or [declaration.name]
 
     def views(self, buffer):
-        """The named views of a buffer that has this layout."""
-        views = {name: buffer[start:start + math.prod(shape)].reshape(shape)
-                 for name, (start, shape) in self.places.items()}
-        return NamedViews(views, self.names)
+        """{name: view} of a buffer that has this layout."""
+        return {name: buffer[start:start + math.prod(shape)].reshape(shape)
+                for name, (start, shape) in self.places.items()}
 
 
 class Parameters(NamedViews):
@@ -134,12 +163,12 @@ class Parameters(NamedViews):
         self.trainable, self.frozen = (self._upload(host[layout]) for layout in (self._layout, frozen_layout))
         trainable_views, frozen_views = self._layout.views(self.trainable), frozen_layout.views(self.frozen)
         names = [name for d in declarations for name in ([part for part, _ in d.parts] or [d.name])]
-        super().__init__({**trainable_views._views, **frozen_views._views}, names)
+        super().__init__({**trainable_views, **frozen_views}, names)
 
     def new_gradients(self):
         """A gradient for every trainable parameter, zero: (flat buffer, named views of it)."""
         buffer = self.backend.zeros(self._layout.size, self.dtype)
-        return buffer, self._layout.views(buffer)
+        return buffer, Gradients(self._layout.views(buffer), self._layout.names, self._layout.arrays)
 
     def _upload(self, host):
         buffer = self.backend.zeros(host.size, self.dtype)
