@@ -16,6 +16,7 @@ from tinyllama.backends import load_backend
 from tinyllama.course import gradient_table
 from tinyllama.formats import load
 from tinyllama.generation import writing
+from tinyllama.models.quantization import quantize
 from tinyllama.tokenizers import load_tokenizer
 from tinyllama.training import run
 from tinyllama.training.run_directory import NAMES
@@ -70,7 +71,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
             "finally:\n    print({'numpy', 'matplotlib', 'safetensors', 'threadpoolctl'} & set(sys.modules))\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=100)
     assert done.returncode == 0, done
-    for command in ("train", "generate", "evaluate", "gradcheck"):
+    for command in ("train", "generate", "evaluate", "gradcheck", "bench"):
         assert command in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
 
@@ -83,8 +84,9 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
                "--label-smoothing", "--max-grad-norm", "--evaluate-every", "--seed", "--backend", "--workers"]),
     ("evaluate", ["model", "--data", "--backend", "--json"]),
     ("generate", ["model", "--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
-                  "--backend", "--stop-at-limit"]),
+                  "--backend", "--weights", "--stop-at-limit"]),
     ("gradcheck", ["ops", "--backend", "--json"]),
+    ("bench", ["--size", "--compare", "--growth", "--backend", "--workers", "--out", "--json"]),
 ])
 def test_the_help_of_a_command_shows_its_options(command, options, tinyllama):
     result = tinyllama(command, "--help")
@@ -167,6 +169,15 @@ def test_generate_without_a_prompt_begins_with_a_line_break_that_it_does_not_sho
     llama, tokenizer = load(trained), load_tokenizer(trained)
     expected = tokenizer.decode(list(llama.generate(tokenizer.encode("\n"), 7, temperature=0.8)))
     assert tinyllama("generate", trained, "--max-new-tokens", 7) == (0, expected + "\n", "")
+
+
+def test_generate_with_weights_of_int8(tinyllama, trained):
+    llama, tokenizer = quantize(load(trained)), load_tokenizer(trained)
+    expected = tokenizer.decode(list(llama.generate(tokenizer.encode("cat"), 5, temperature=0.8)))
+    arguments = ("generate", trained, "--prompt", "cat", "--max-new-tokens", 5)
+    assert tinyllama(*arguments, "--weights", "int8") == (0, f"cat{expected}\n", "")
+    assert_is_a_mistake(tinyllama(*arguments, "--weights", "int4"),
+                        "--weights: expected float32 or int8, got 'int4'")
 
 
 def test_the_seed_and_the_temperature_matter(tinyllama, trained):

@@ -9,10 +9,11 @@ from on_host import OnHost
 
 from tinyllama.course.cases import cases
 from tinyllama.ops import OPS
+from tinyllama.ops.quantized_linear import quantize_rows
 
 
 def run_everything_on_the_strict_device():
-    """Every case, forward and backward, and the four functions that have no derivative."""
+    """Every case, forward and backward, and the five functions that have no derivative."""
     device = strict_device.backend()
     for case in cases():
         OnHost(device).run(case)
@@ -23,6 +24,7 @@ def run_everything_on_the_strict_device():
     logits, uniform = strict_device.asarray(np.eye(3)), strict_device.full((3, 1), 0.5)
     device.sample(logits, uniform=uniform, temperature=0.7, top_k=2, top_p=0.9, min_p=0.1)
     device.sample(logits, uniform=uniform, temperature=0)
+    device.quantized_linear(logits, *quantize_rows(logits))
 
 
 @pytest.fixture(scope="module")

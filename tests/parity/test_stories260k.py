@@ -78,6 +78,22 @@ def test_it_tells_its_story_token_for_token(checkpoint, golden, dtype):
     assert continuation(make(checkpoint, permuted=True, dtype=dtype), golden[:1], 200) == golden[1:]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_fused_step_of_a_backend_tells_it_token_for_token(monkeypatch, backend, checkpoint, golden, dtype):
+    if backend.new_token_step is None:
+        pytest.skip("This backend has no fused step.")
+    steps, new_token_step = [], backend.new_token_step
+
+    def counting(**weights):
+        step = new_token_step(**weights)
+        return lambda token, position: (steps.append(position), step(token, position))[1]
+
+    monkeypatch.setattr(backend, "new_token_step", counting)
+    model = make(checkpoint, permuted=True, backend=backend, dtype=dtype)
+    assert continuation(model, golden[:1], 200) == golden[1:]
+    assert steps == list(range(200))
+
+
 def test_the_cache_of_keys_and_values_changes_nothing(checkpoint, golden):
     # All tokens in one pass, without the cache: after each, the next is again the most probable.
     model = make(checkpoint, permuted=True)

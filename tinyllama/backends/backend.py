@@ -13,17 +13,20 @@ class Backend:
     name: what `load_backend` calls it. xp: the namespace of its arrays. asarray(x, dtype=None): an array of this
     backend from anything array-like. to_numpy(x): a NumPy array. zeros(size, dtype): a flat array that begins on a
     multiple of 64 bytes. synchronize(): returns once all work is done. runs_in_threads: whether several Python threads
-    may share the work of a step.
+    may share the work of a step. new_token_step: None, or a function that makes one fused step of decoding out of the
+    weights of a LLaMA, as `backends/cpu/decoding.py` does; it calls none of the operations. compile_kernels(dtype): an
+    iterator that compiles whatever would otherwise be compiled on its first use, and yields (done, total).
 
     An operation that calls another has a keyword of that name (attention has `softmax_forward`); it is handed this
     backend's.
     """
 
     def __init__(self, name, xp, functions, *, asarray, to_numpy, zeros, synchronize, runs_in_threads,
-                 replaced=frozenset()):
+                 new_token_step=None, compile_kernels=None, replaced=frozenset()):
         self.name, self.xp = name, xp
         self.asarray, self.to_numpy, self.zeros, self.synchronize = asarray, to_numpy, zeros, synchronize
-        self.runs_in_threads = runs_in_threads
+        self.runs_in_threads, self.new_token_step = runs_in_threads, new_token_step
+        self.compile_kernels = compile_kernels or (lambda dtype: iter(()))
         self._functions = functions
         self._replaced = replaced
         for function_name, function in functions.items():
@@ -37,8 +40,9 @@ class Backend:
         """A new backend with some functions replaced: a learner's own, a wrong version in a test, a new kernel.
 
         Where the readable version of an operation calls a replaced one and this backend's fused kernel does not, the
-        readable pair comes back, so that a replacement is always reached. Forward and backward share a cache: replace
-        both, or keep to the cache of the one that stays. Raises ValueError for a name that is no operation.
+        readable pair comes back, so that a replacement is always reached; for the same reason the new backend has no
+        `new_token_step`. Forward and backward share a cache: replace both, or keep to the cache of the one that stays.
+        Raises ValueError for a name that is no operation.
         """
         for name in functions:
             if name not in OPS:
@@ -55,7 +59,8 @@ class Backend:
             if skipped and not pair & replaced:
                 combined |= {member: OPS[member] for member in pair}
         return Backend(self.name, self.xp, combined, asarray=self.asarray, to_numpy=self.to_numpy, zeros=self.zeros,
-                       synchronize=self.synchronize, runs_in_threads=self.runs_in_threads, replaced=replaced)
+                       synchronize=self.synchronize, runs_in_threads=self.runs_in_threads,
+                       compile_kernels=self.compile_kernels, replaced=replaced)
 
     def __repr__(self):
         own = f", with own {', '.join(sorted(self._replaced))}" if self._replaced else ""

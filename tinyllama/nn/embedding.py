@@ -2,6 +2,7 @@
 
 from tinyllama.nn.layer import Layer
 from tinyllama.nn.parameters import Declaration
+from tinyllama.ops.quantized_linear import QuantizedWeight
 
 
 class Embedding(Layer):
@@ -15,8 +16,11 @@ class Embedding(Layer):
         return [Declaration(self.weight, self.shape, std=self.std)]
 
     def forward(self, ids):
-        """ids: (...)  ->  y: (..., D), cache."""
-        return self.ops.embedding_forward(ids, self.parameters[self.weight])
+        """ids: (...)  ->  y: (..., D), cache. There is no cache, and no backward, where the table is quantised."""
+        weight = self.parameters[self.weight]
+        if isinstance(weight, QuantizedWeight):
+            return weight.values[ids] * weight.scales[ids], None        # (..., D) · (..., 1)
+        return self.ops.embedding_forward(ids, weight)
 
     def backward(self, dy, cache, grads):
         """dy: (..., D)  ->  nothing, because ids have no gradient."""

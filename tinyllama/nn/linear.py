@@ -2,6 +2,7 @@
 
 from tinyllama.nn.layer import Layer
 from tinyllama.nn.parameters import Declaration
+from tinyllama.ops.quantized_linear import QuantizedWeight
 
 
 class Linear(Layer):
@@ -24,9 +25,13 @@ class Linear(Layer):
         return declared
 
     def forward(self, x):
-        """x: (..., I)  ->  y: (..., O), cache."""
+        """x: (..., I)  ->  y: (..., O), cache. There is no cache, and no backward, where the weight is quantised."""
+        weight = self.parameters[self.weight]
         bias = self.parameters[self.bias] if self.bias else None
-        return self.ops.linear_forward(x, self.parameters[self.weight], bias)
+        if isinstance(weight, QuantizedWeight):
+            y = self.ops.quantized_linear(x, weight.values, weight.scales)
+            return y if bias is None else y + bias, None
+        return self.ops.linear_forward(x, weight, bias)
 
     def backward(self, dy, cache, grads):
         """dy: (..., O)  ->  dx: (..., I)."""

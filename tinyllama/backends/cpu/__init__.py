@@ -3,6 +3,7 @@
 Every file here replaces the operation of the same name in `tinyllama/ops/`, which is the version to read first.
 """
 
+import importlib
 import importlib.util
 
 import numpy as np
@@ -18,10 +19,23 @@ def is_available():
 
 
 def load():
-    """The backend of the compiled kernels, which are compiled on their first use."""
-    from tinyllama.backends.cpu import adamw, attention, cross_entropy, embedding, gradient_norm, rmsnorm, rope, swiglu
-    modules = (adamw, attention, cross_entropy, embedding, gradient_norm, rmsnorm, rope, swiglu)
+    """The backend of the compiled kernels, which are compiled on their first use.
+
+    Raises RuntimeError where Numba is installed but cannot be imported or cannot compile.
+    """
+    try:
+        from tinyllama.backends.cpu.compiling import check_the_compiler, compile_kernels
+        check_the_compiler()
+    except Exception as error:          # Numba has many ways to fail, and each means the same here
+        what = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"numba: expected an installation that works, got {what}") from error
+    from tinyllama.backends.cpu.decoding import new_token_step
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in (
+        "adamw", "attention", "cross_entropy", "dropout", "embedding", "gelu", "gradient_norm", "layernorm",
+        "log_softmax", "quantized_linear", "relu", "rmsnorm", "rope", "sampling", "sgd", "sigmoid", "silu", "softmax",
+        "swiglu")]
     functions = {name: next((vars(module)[name] for module in modules if name in vars(module)), readable)
                  for name, readable in OPS.items()}
     return Backend("numba", np, functions, asarray=np.asarray, to_numpy=np.asarray, zeros=aligned_zeros,
-                   synchronize=lambda: None, runs_in_threads=True)
+                   synchronize=lambda: None, runs_in_threads=True, new_token_step=new_token_step,
+                   compile_kernels=compile_kernels)
