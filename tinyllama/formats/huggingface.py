@@ -28,10 +28,10 @@ def save(model, path):
     directory = Path(path)
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{path}: expected a directory to save the model in, got a file")
-    directory.mkdir(parents=True, exist_ok=True)
     # ascontiguousarray, because safetensors would write the memory of any other array, without its strides.
     tensors = {name: np.ascontiguousarray(model.backend.to_numpy(array)) for name, array in model.parameters.items()}
     settings = json.dumps(model.config.to_dict(), indent=2)
+    directory.mkdir(parents=True, exist_ok=True)
 
     # Two files belong together and only one can be replaced at a time. So both are written beside the old ones first,
     # the weights before the config, and then moved in that order. The moment that counts is the move of the weights:

@@ -21,6 +21,7 @@ class Optimizer:
     def __init__(self, model, *, learning_rate, weight_decay, l2):
         for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay), ("l2", l2)):
             require(value >= 0, name, "at least 0", value)
+        _ = model.parameters.trainable      # a quantised model says here that it has none
         self.model, self.learning_rate, self.weight_decay, self.l2 = model, learning_rate, weight_decay, l2
         self.steps = 0
         self._memory = None         # the buffers, in the order of `remembers`
