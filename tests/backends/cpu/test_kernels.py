@@ -150,6 +150,31 @@ def test_a_gradient_of_another_shape_is_refused_by_name(op):
         getattr(BACKEND, f"{op}_backward")(y[:-1], cache)
 
 
+@pytest.mark.parametrize("op", [op for op in KERNEL_OPS if op not in ("embedding", "rope")])    # which keep no numbers
+@DTYPES
+def test_arrays_of_another_dtype_become_that_of_the_first(op, dtype):
+    """A kernel that took the one for the other would read nonsense."""
+    case = cases(op)[0].astype(dtype)
+    other = np.float64 if dtype == np.float32 else np.float32
+    y, gradients = run(case)
+    first = next(i for i, x in enumerate(case.arrays) if x is not None and x.dtype.kind == "f")
+    mixed = tuple(x if i == first or x is None or x.dtype.kind != "f" else x.astype(other)
+                  for i, x in enumerate(case.arrays))
+    mixed_y, mixed_gradients = run(case._replace(arrays=mixed), other)
+    assert mixed_y.dtype == dtype
+    np.testing.assert_allclose(mixed_y, y, rtol=1e-5, atol=1e-5)
+    for mine, expected in zip(mixed_gradients, gradients, strict=True):
+        if expected is not None:
+            assert mine.dtype == dtype
+            np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
+
+
+def run(case, dy_dtype=None):
+    y, cache = getattr(BACKEND, f"{case.op}_forward")(*case.arrays, **case.settings)
+    dy = np.random.default_rng(1).normal(size=np.shape(y)).astype(y.dtype).astype(dy_dtype or y.dtype)
+    return y, as_tuple(getattr(BACKEND, f"{case.op}_backward")(dy, cache))
+
+
 @pytest.mark.parametrize("op", ["rmsnorm", "layernorm"])
 def test_a_weight_of_another_length_is_refused_by_name(op):
     with pytest.raises(ValueError, match=r"weight: expected the shape of a row of x, \(5,\), got \(6,\)"):

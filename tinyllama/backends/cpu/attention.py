@@ -47,7 +47,8 @@ def attention_forward(q, k, v, *, causal=False, window=None, query_start=None, k
     if not in_one_piece:
         return readable.attention_tiled_forward(q, k, v, scale=scale, **mask._asdict())
     scale = q.dtype.type(width**-0.5 if scale is None else scale)
-    v = np.ascontiguousarray(v)             # else the cache would hold on to the product of q, k and v as well
+    k = np.asarray(k, q.dtype)
+    v = np.ascontiguousarray(v, q.dtype)    # else the cache would hold on to the product of q, k and v as well
     y = np.empty((batch, queries, heads, v.shape[3]), q.dtype).transpose(0, 2, 1, 3)        # (B, H, Tq, Dv)
     logsumexp = np.empty((batch, heads, queries), q.dtype)                                  # (B, H, Tq)
     compute = fused if product_address(q.dtype) else blocks
@@ -64,6 +65,7 @@ def attention_backward(dy, cache, needs=None):
         return readable.attention_tiled_backward(dy, cache, needs)
     q, k, v, logsumexp, first, stop, scale = cache
     require_shape(dy, (*q.shape[:3], v.shape[3]), "dy", "y")
+    dy = np.asarray(dy, q.dtype)
     batch, _, keys, _ = k.shape
     dq, dk = np.empty(q.shape, q.dtype), np.zeros(k.shape, q.dtype)
     dv = np.zeros((batch, keys, *v.shape[1::2]), q.dtype).transpose(0, 2, 1, 3)             # (B, KV, Tk, Dv)
