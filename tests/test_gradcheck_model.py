@@ -228,11 +228,12 @@ def embedding_does_nothing(self, dy, cache, grads):
 
 def keys_and_values_exchanged(self, dy, cache, grads):
     backward, heads = self.ops.attention_backward, self.key_value_heads
-    dy = self._split_heads(self.output.backward(dy, cache[3], grads))
-    dq, dk, dv = backward(dy, cache[2])
-    dqk = self.ops.rope_backward(np.concatenate([dq, dv], axis=1), cache[1])
+    qkv_cache, q_cache, k_cache, attention_cache, output_cache = cache
+    dy = self._split_heads(self.output.backward(dy, output_cache, grads))
+    dq, dk, dv = backward(dy, attention_cache)
     assert dk.shape[1] == heads
-    return self.qkv.backward(self._merge_heads(np.concatenate([dqk, dk], axis=1)), cache[0], grads)
+    dq, dv = self.ops.rope_backward(dq, q_cache), self.ops.rope_backward(dv, k_cache)
+    return self.qkv.backward(self._merge_heads(np.concatenate([dq, dv, dk], axis=1)), qkv_cache, grads)
 
 
 @pytest.mark.parametrize("layer, wrong", [
