@@ -11,17 +11,21 @@ from on_host import OnHost
 
 from tinyllama.backends import available_backends, load_backend
 
+CACHE = "tinyllama-kernels-"        # how the name of our own folder of compiled kernels begins
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_configure(config):
     """A fresh cache of compiled kernels for each run: Numba's own does not notice an edit in another file.
 
-    The first process makes it, before Numba is imported; the workers of a parallel run inherit and share it. A folder
+    The first process makes it, before Numba is imported. Each worker of a parallel run has a folder of its own in it:
+    two processes that compile one function for different dtypes at the same time may exchange their files. A folder
     that was chosen from outside is used as it is, and stays.
     """
     if "NUMBA_CACHE_DIR" not in os.environ:
-        os.environ["NUMBA_CACHE_DIR"] = config.numba_cache = tempfile.mkdtemp(prefix="tinyllama-kernels-")
+        os.environ["NUMBA_CACHE_DIR"] = config.numba_cache = tempfile.mkdtemp(prefix=CACHE)
+    elif hasattr(config, "workerinput") and Path(os.environ["NUMBA_CACHE_DIR"]).name.startswith(CACHE):
+        os.environ["NUMBA_CACHE_DIR"] += f"/{config.workerinput['workerid']}"
 
 
 def pytest_unconfigure(config):

@@ -10,6 +10,7 @@ import pytest
 import strict_device
 
 import tinyllama as tl
+from tinyllama.backends import available_backends
 from tinyllama.models.quantization import QuantizedLlama
 from tinyllama.ops.quantized_linear import QuantizedWeight
 
@@ -198,3 +199,10 @@ def test_a_deep_copy_gives_the_same_and_goes_its_own_way():
     np.testing.assert_array_equal(kept.logits(mut.IDS), before)
     assert np.shares_memory(kept.parameters["lm_head.weight"].values,
                             kept.parameters["model.embed_tokens.weight"].values)
+
+
+@pytest.mark.parametrize("name", available_backends())
+def test_its_loss_needs_no_gradients_to_choose_the_workers(name):
+    model = mut.tiny_model(backend=name, workers=None)
+    assert float(tl.quantize(model).loss(mut.IDS, mut.TARGETS)) == pytest.approx(
+        float(model.loss(mut.IDS, mut.TARGETS)), rel=0.05)

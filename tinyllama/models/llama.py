@@ -78,8 +78,11 @@ class Llama(LlamaNetwork):
         Arguments as in `loss_and_grads`.
         """
         batch, settings = self._upload(ids, targets, documents, divisor, label_smoothing)
-        return sum(self._share_rows(batch, self._choose_workers(batch.shape[1]), lambda worker, rows, first_row:
-                                    self._shard_loss(rows, first_row, settings, dropout)))
+
+        def work(worker, rows, first_row):
+            return self._shard_loss(rows, first_row, settings, dropout)
+
+        return sum(self._share_rows(batch, self._choose_workers(batch.shape[1], gradient_bytes=0), work))
 
     def loss_and_grads(self, ids, targets, divisor=None, accumulate=False, *, documents=None, dropout=None,
                        label_smoothing=0.0):
@@ -105,7 +108,7 @@ class Llama(LlamaNetwork):
             raise ValueError(f"dropout: expected (seed, step, micro-step), because config.dropout is "
                              f"{self.config.dropout}, got None; model.loss is the pass without dropout")
         batch, settings = self._upload(ids, targets, documents, divisor, label_smoothing)
-        workers = self._choose_workers(batch.shape[1])
+        workers = self._choose_workers(batch.shape[1], self.parameters.trainable.nbytes)
         while len(self._gradients) < workers:
             self._gradients.append(self.parameters.new_gradients())
 
@@ -164,12 +167,12 @@ class Llama(LlamaNetwork):
 
         run_in_threads([lambda part=slice(*ends): add(part) for ends in itertools.pairwise(bounds)])
 
-    def _choose_workers(self, rows):
+    def _choose_workers(self, rows, gradient_bytes):
         if not self.backend.runs_in_threads:
             return 1
         if self.workers is not None:
             return max(1, min(self.workers, rows))
-        return choose_workers(rows, self.parameters.trainable.nbytes)
+        return choose_workers(rows, gradient_bytes)
 
     def _shard_loss(self, batch, first_row, settings, dropout):
         hidden, _, targets = self._shard_hidden(batch, first_row, dropout, keep_caches=False)

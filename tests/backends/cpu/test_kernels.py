@@ -175,6 +175,42 @@ def run(case, dy_dtype=None):
     return y, as_tuple(getattr(BACKEND, f"{case.op}_backward")(dy, cache))
 
 
+def test_tables_of_a_rotation_may_lie_in_memory_in_different_ways(rng):
+    x, table = rng.normal(size=(2, 3, 5, 8)), rng.normal(size=(5, 8))
+    halves, apart = (table[:, :4], table[:, 4:]), (table[:, :4].copy(), table[:, 4:])
+    for cos, sin in (halves, apart):
+        y, cache = BACKEND.rope_forward(x, cos=cos, sin=sin)
+        expected, expected_cache = OPS["rope_forward"](x, cos=cos, sin=sin)
+        np.testing.assert_allclose(y, expected, rtol=1e-13)
+        np.testing.assert_allclose(BACKEND.rope_backward(y, cache), OPS["rope_backward"](y, expected_cache), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 4), (5, 3)])
+def test_a_table_that_does_not_fit_is_refused_as_by_the_readable_version(shape):
+    with pytest.raises(ValueError, match="broadcast"):
+        BACKEND.rope_forward(np.zeros((2, 3, 5, 8)), cos=np.zeros(shape), sin=np.zeros(shape))
+
+
+@pytest.mark.parametrize("target", [7, 1000, -1, -101])
+def test_a_target_beyond_the_vocabulary_is_refused(target):
+    with pytest.raises(IndexError, match=r"targets: expected 0 to 6, or -100 for none"):
+        BACKEND.cross_entropy_forward(np.zeros((2, 7)), targets=np.array([3, target]))
+
+
+def test_an_array_whose_elements_share_their_memory_is_read_rightly(rng):
+    q, k, v = rng.normal(size=(1, 1, 1, 4)), rng.normal(size=(2, 3, 5, 4)), rng.normal(size=(2, 3, 5, 4))
+    spread = np.lib.stride_tricks.as_strided(q, k.shape, (0, 0, 0, 8))
+    y, _ = BACKEND.attention_forward(spread, k, v)
+    np.testing.assert_allclose(y, OPS["attention_forward"](spread.copy(), k, v)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["adamw_step", "sgd_step"])
+def test_an_update_of_a_matrix_is_refused(name):
+    arrays = [np.ones((3, 4)) for _ in range(4 if name == "adamw_step" else 3)]
+    with pytest.raises(ValueError, match=r"weight: expected a contiguous array \(N,\), got the shape \(3, 4\)"):
+        getattr(BACKEND, name)(*arrays, **UPDATES[name])
+
+
 @pytest.mark.parametrize("op", ["rmsnorm", "layernorm"])
 def test_a_weight_of_another_length_is_refused_by_name(op):
     with pytest.raises(ValueError, match=r"weight: expected the shape of a row of x, \(5,\), got \(6,\)"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyllama.backends.cpu.compiling import contiguous, kernel, require_float
+from tinyllama.backends.cpu.compiling import contiguous, kernel, require_flat, require_float
 from tinyllama.backends.cpu.slices import run_over_slices
 from tinyllama.ops.array import require_shape
 
@@ -10,6 +10,7 @@ from tinyllama.ops.array import require_shape
 def adamw_step(weight, gradient, m, v, *, step, learning_rate, betas, eps, weight_decay, l2=0.0, gradient_scale=1.0):
     """Move the weights against the gradient, each by its own scale; weight, m and v, (N,) each, are written."""
     require_float(weight, "weight")
+    require_flat(weight, "weight")
     for name, array in (("gradient", gradient), ("m", m), ("v", v)):
         require_shape(array, weight.shape, name, "the weights")
     beta1, beta2 = betas

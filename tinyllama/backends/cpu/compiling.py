@@ -56,6 +56,12 @@ def require_float(x, name):
         raise TypeError(f"{name}: expected an array of {' or '.join(DTYPES)}, got {x.dtype}")
 
 
+def require_flat(x, name):
+    """Raise ValueError unless x has one dimension: the kernels that write in place count its elements."""
+    if x.ndim != 1 or not x.flags.c_contiguous:
+        raise ValueError(f"{name}: expected a contiguous array (N,), got the shape {x.shape}")
+
+
 def contiguous(x, dtype=None):
     """x as a kernel takes it: contiguous and writable, copied only where it is not."""
     x = np.ascontiguousarray(x, dtype=dtype)
@@ -71,10 +77,13 @@ def as_flat(x):
     """The memory of x from its first element on, as one contiguous array, and the strides of x in elements.
 
     A kernel that is given both reads or writes x in any order without a copy of it; the stride of a dimension of length
-    1 is 0. x is copied where the elements of its last dimension do not follow one another.
+    1 is 0. x is copied where the elements of its last dimension do not follow one another, or several of its elements
+    are the same memory.
     """
-    if x.strides[-1] != x.itemsize or min(x.strides) < 0 or not x.flags.writeable:
-        x = x.copy()
+    odd = any(length > 1 and (stride <= 0 or stride % x.itemsize)
+              for length, stride in zip(x.shape, x.strides, strict=True))
+    if x.strides[-1] != x.itemsize or odd or not x.flags.writeable:
+        x = np.array(x, order="C")
     strides = tuple(0 if length == 1 else stride // x.itemsize
                     for length, stride in zip(x.shape, x.strides, strict=True))
     span = 1 + sum((length - 1) * stride for length, stride in zip(x.shape, strides, strict=True))

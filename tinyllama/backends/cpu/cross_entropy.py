@@ -31,6 +31,8 @@ def cross_entropy_forward(logits, *, targets, ignore_index=-100, label_smoothing
     z = as_matrix(logits)                                                               # (..., V) -> (N, V)
     is_valid = targets != ignore_index
     targets = np.where(is_valid, targets, -1).reshape(-1).astype(np.int64)              # (...) -> (N,)
+    if (targets.size and not (targets[is_valid.reshape(-1)] >= 0).all()) or targets.max(initial=-1) >= z.shape[1]:
+        raise IndexError(f"targets: expected 0 to {z.shape[1] - 1}, or {ignore_index} for none, got another number")
     divisor = float(max(np.count_nonzero(is_valid), 1) if divisor is None else divisor)
     logsumexp = np.empty(len(z), z.dtype)                                               # (N,)
     losses = np.empty(len(z), z.dtype)                                                  # (N,)

@@ -9,7 +9,7 @@ import ctypes
 import functools
 
 import numpy as np
-from numba import carray, types
+from numba import carray, config, types
 from numba.extending import intrinsic, overload, register_jitable
 
 from tinyllama.backends.cpu.compiling import kernel
@@ -61,6 +61,9 @@ def new_token_step(*, embedding, layers, norm, head, eps, cos, sin, heads, windo
     own = [tuple(np.empty(length, dtype) for length in (hidden, capacity, 2 * intermediate)) for _ in range(size)]
 
     def step(token, position):
+        if not 0 <= position < capacity or not 0 <= token < vocab_size:
+            raise IndexError(f"step: expected a token below {vocab_size} at a position below {capacity}, "
+                             f"got {token} at {position}")
         logits = np.empty(vocab_size, dtype)
         first = 0 if window is None else max(position - window + 1, 0)
         work = functools.partial(_work, compiled, own, token, position, first, sizes, dtype.type(eps), kind, addresses,
@@ -78,6 +81,8 @@ def _work(compiled, own, token, position, first, *arguments):
 
 
 def _choose_size(workers, nbytes):
+    if config.DISABLE_JIT:          # members of a team meet in compiled code only
+        return 1
     most = cores() if workers is None else min(workers, cores())
     return max(1, min(most, nbytes // BYTES_OF_A_MEMBER))
 

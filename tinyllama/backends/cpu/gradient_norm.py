@@ -11,7 +11,7 @@ BLOCK = 4096        # summed on its own first: one long float32 sum would lose w
 def global_norm(gradient):
     """sqrt(Σ g²), the Euclidean length.   gradient: (N,)  ->  ().   The same bits for any number of threads."""
     require_float(gradient, "gradient")
-    gradient = contiguous(gradient)
+    gradient = contiguous(gradient).reshape(-1)
     sums = np.empty(-(-gradient.size // BLOCK), gradient.dtype)                 # one for each block
     run_over_slices(lambda start, stop: _sums_of_squares(gradient[start:stop], sums[start // BLOCK:]), gradient.size)
     return np.sqrt(sums.sum())

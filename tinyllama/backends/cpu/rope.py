@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyllama.backends.cpu.compiling import as_flat, kernel, require_float
+from tinyllama.backends.cpu.compiling import as_flat, contiguous, kernel, require_float
 from tinyllama.ops import rope as readable
 from tinyllama.ops.array import require_shape
 
@@ -24,11 +24,18 @@ def rope_forward(x, *, cos, sin, interleaved=False):
     The result is contiguous, whatever the order of x: every head lies in one piece, as attention likes it.
     """
     require_float(x, "x")
-    if x.ndim != 4 or x.shape[-1] % 2 or x.size == 0:       # what no model needs is left to the readable version
+    if not _is_usual(x, cos) or not _is_usual(x, sin):      # what no model needs is left to the readable version
         return readable.rope_forward(x, cos=cos, sin=sin, interleaved=interleaved)
     y = np.empty(x.shape, x.dtype)
     _rotate_all(x, cos, sin, interleaved, y)
     return y, RoPECache(cos, sin, interleaved, x.shape)
+
+
+def _is_usual(x, table):
+    if x.ndim != 4 or x.size == 0 or x.shape[3] % 2:
+        return False
+    usual = (x.shape[2], x.shape[3] // 2)                                               # (T, D/2)
+    return table.shape in (usual, (1, 1, *usual), (x.shape[0], 1, *usual))
 
 
 def rope_backward(dy, cache, needs=None):
@@ -50,12 +57,10 @@ def _rotate_all(x, cos, sin, interleaved, y):
     """Write the rotation of x to y, both (B, H, T, D) in any order."""
     x_flat, x_strides = as_flat(x)
     y_flat, y_strides = as_flat(y)
-    tables, table_strides = [], None
-    for table in (cos, sin):
-        table = np.asarray(table, dtype=x.dtype)
-        flat, table_strides = as_flat(table.reshape((1,) * (4 - table.ndim) + table.shape))     # (B or 1, 1, T, D/2)
-        tables.append(flat)
-    _rotate(x.shape, x_flat, x_strides, *tables, table_strides, interleaved, y_flat, y_strides)
+    usual = (-1, 1, x.shape[2], x.shape[3] // 2)                                        # (B or 1, 1, T, D/2)
+    cos, sin = np.broadcast_arrays(*(contiguous(table, x.dtype).reshape(usual) for table in (cos, sin)))
+    cos, (sin, table_strides) = as_flat(cos)[0], as_flat(sin)
+    _rotate(x.shape, x_flat, x_strides, cos, sin, table_strides, interleaved, y_flat, y_strides)
 
 
 @kernel("(UniTuple(int64, 4), FLAT, T[::1], FLAT, boolean, FLAT)")

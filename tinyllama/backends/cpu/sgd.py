@@ -1,6 +1,6 @@
 """The SGD update in one pass over three arrays. Formulas: `tinyllama/ops/sgd.py`; derived in chapter 12."""
 
-from tinyllama.backends.cpu.compiling import contiguous, kernel, require_float
+from tinyllama.backends.cpu.compiling import contiguous, kernel, require_flat, require_float
 from tinyllama.backends.cpu.slices import run_over_slices
 from tinyllama.ops.array import require_shape
 
@@ -11,6 +11,7 @@ def sgd_step(weight, gradient, velocity, *, learning_rate, momentum, weight_deca
     weight, gradient, velocity: (N,); weight and velocity are written. Raises ValueError where shapes differ.
     """
     require_float(weight, "weight")
+    require_flat(weight, "weight")
     require_shape(gradient, weight.shape, "gradient", "weight")
     require_shape(velocity, weight.shape, "velocity", "weight")
     settings = (gradient_scale, l2, momentum, 1 - learning_rate * weight_decay, learning_rate)
