@@ -18,7 +18,7 @@ def evaluate(
         help='"stories" (a thousand that no run has seen), "shakespeare", or the path of a UTF-8 text file or a folder '
              "of them.")],
     backend: Annotated[str | None, typer.Option(
-        help="Which backend computes; the fastest that is installed if not given.")] = None,
+        help="Which backend computes; numba if not given, or numpy where Numba cannot be used.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ):
     """Predict every token of a text: loss, perplexity and bits per byte."""

@@ -21,7 +21,7 @@ def generate(
     min_p: Annotated[float | None, typer.Option(help="Draw from those with at least p times the best's.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
     backend: Annotated[str | None, typer.Option(
-        help="Which backend computes; the fastest that is installed if not given.")] = None,
+        help="Which backend computes; numba if not given, or numpy where Numba cannot be used.")] = None,
     weights: Annotated[str, typer.Option(
         help="float32, or int8: a quarter of the memory, faster, and a little less exact.")] = "float32",
     stop_at_limit: Annotated[bool, typer.Option(

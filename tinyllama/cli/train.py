@@ -79,7 +79,7 @@ def train(
     seed: Annotated[int | None, typer.Option(
         help="Draws the weights, the batches, the dropout and the stories.", rich_help_panel="Training")] = None,
     backend: Annotated[str | None, typer.Option(
-        help="Which backend computes; the fastest that is installed if not given.",
+        help="Which backend computes; numba if not given, or numpy where Numba cannot be used.",
         rich_help_panel="Training")] = None,
     workers: Annotated[int | None, typer.Option(
         help="Threads that share a step; found out if not given.", rich_help_panel="Training")] = None,

@@ -21,7 +21,7 @@ LOGITS_BYTES = 2**23        # the logits of so many tokens are computed at a tim
 class Llama(LlamaNetwork):
     """A LLaMA, or what `config` makes of it, with its weights drawn from `seed` (None: not drawn, to be loaded).
 
-    backend: the name of a backend or a `Backend`; None is the fastest that is installed. dtype: "float32" or "float64".
+    backend: the name of a backend or a `Backend`; None is `default_backend()`. dtype: "float32" or "float64".
     frozen: patterns of parameter names that are not trained. workers: how many threads share a training step; None
     chooses by cores, rows and memory.
 

@@ -110,7 +110,7 @@ def team_of(monkeypatch):
 def plain_python(monkeypatch):
     """The fused step without a compiler, as coverage can see it."""
     monkeypatch.setattr(decoding, "_float_step", decoding._token_step)
-    monkeypatch.setattr(decoding, "_int8_step", lambda: decoding._token_step)
+    monkeypatch.setattr(decoding, "_int8_step", decoding._token_step)
     monkeypatch.setattr(decoding, "cores", lambda: 1)
 
 
@@ -183,7 +183,7 @@ def test_a_logit_keeps_its_value_while_the_next_are_computed():
 
 @compiled_only
 def test_the_signatures_are_those_with_which_the_kernels_are_called():
-    for weights, compiled in (("float", decoding._float_step), ("int8", decoding._int8_step())):
+    for weights, compiled in (("float", decoding._float_step), ("int8", decoding._int8_step)):
         for dtype in ("float32", "float64"):
             one_by_one(make(weights=weights, dtype=dtype), TEXT[:1])
         before = len(compiled.signatures)

@@ -1,6 +1,6 @@
 """One new token through a whole LLaMA, in one call of compiled code for each thread of a team.
 
-What is computed is `models/network.py` for one row and one token, line by line; only the number of calls is different.
+What is computed is `models/network.py` for one row and one token, operation by operation, in fewer calls.
 Every member of the team computes its share of the rows of each product, and its share of the heads, and waits for the
 others where it needs what they have computed. The norms are so cheap that each member computes them for itself.
 """
@@ -33,7 +33,7 @@ def new_token_step(*, embedding, layers, norm, head, eps, cos, sin, heads, windo
     embedding, head: matrices (V, hidden). norm: (hidden,). layers: a dictionary for each block, with the vectors
     "attention_norm" and "mlp_norm" (hidden,) and the matrices "qkv" ((H + 2 KV) D, hidden), "output" (hidden, H D),
     "gate_up" (2 I, hidden) and "down" (hidden, I), each with a bias as in "qkv_bias", which may be None. A matrix is an
-    array of the dtype of the norms, or (values, scales) as `quantized_linear` takes them; all are of one kind.
+    array of the dtype of the norms, or a `QuantizedWeight`; all are of one kind.
     eps: that of the norms. cos, sin: (P, D/2), or None for no rotation. heads: H. window: how many tokens back a token
     sees, or None. keys, values: (layers, 1, KV, capacity, D), which hold the tokens before `position` and are given
     this one's. workers: the largest number of threads; None is as many as the process has cores.
@@ -53,7 +53,7 @@ def new_token_step(*, embedding, layers, norm, head, eps, cos, sin, heads, windo
     tables = (no_table, no_table) if cos is None else (cos, sin)
     cache = tuple(array.reshape(len(layers), key_value_heads, capacity, head_dim) for array in (keys, values))
     kind = np.empty(0, _values(head).dtype)
-    compiled = _int8_step() if kind.dtype == np.int8 else _float_step
+    compiled = _int8_step if kind.dtype == np.int8 else _float_step
     shared = tuple(np.empty(size, dtype) for size in (
         hidden, (heads + 2 * key_value_heads) * head_dim, heads * head_dim, intermediate))
     size = _choose_size(workers, sum(_values(layer[name]).nbytes for layer in layers for name in MATRICES)
@@ -107,7 +107,10 @@ def _address(array):
 
 def _token_step(rank, size, meeting, token, position, first, sizes, eps, kind, addresses, ends, cos, sin, keys, values,
                 shared, logits, own):
-    """logits (V,) of one member's rows. shared: arrays for all members; own: arrays for this one."""
+    """Write one member's rows of logits (V,); False where a meeting was cancelled.
+
+    shared: arrays for all members; own: arrays for this one.
+    """
     hidden, heads, key_value_heads, head_dim, intermediate, vocab_size = sizes
     x, qkv, attended, activated = shared
     normed, scores, gate_up = own
@@ -268,12 +271,7 @@ SIGNATURE = ("(int64, int64, int64[::1], int64, int64, int64, UniTuple(int64, 6)
              "UniTuple(T[::1], 3))")
 
 _float_step = kernel(SIGNATURE.format("T"))(_token_step)
-
-
-@functools.cache
-def _int8_step():
-    # Made when it is needed: a training run, which compiles all kernels that there are, does without.
-    return kernel(SIGNATURE.format("int8"))(_token_step)
+_int8_step = kernel(SIGNATURE.format("int8"))(_token_step)
 
 
 # ---- an array by its address, because a kernel takes no list of arrays of different shapes
