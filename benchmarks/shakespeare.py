@@ -52,7 +52,7 @@ class Race(NamedTuple):
     target: float           # the validation loss
     bar: float              # what part of their time ours may take
     beyond: float           # and what part would be better still
-    theirs: str             # a class of torch_models.py
+    theirs: str             # "GPT" or "Llama", in PyTorch
     our_settings: dict
     their_settings: dict
 
@@ -96,14 +96,16 @@ def run_ours(settings, target, backend):
 
 
 def run_theirs(settings, target, name):
-    """Train a model of torch_models.py; a LLaMA begins with the weights of ours."""
+    """Train a GPT-2 or a LLaMA in PyTorch; a LLaMA begins with the weights of ours."""
     import torch
     import torch_models
+
+    from tinyllama.bench.torch_llama import torch_llama
     torch.set_num_threads(cores())
     torch.manual_seed(settings.seed)
     config, *parts = read_task(settings)
     batches, validation = ([tuple(map(torch.from_numpy, batch)) for batch in part] for part in parts)
-    model = getattr(torch_models, name)(config)
+    model = {"GPT": torch_models.GPT, "Llama": torch_llama}[name](config)
     if name == "Llama":
         weights = tl.Llama(config, seed=settings.seed).parameters
         model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})

@@ -1,6 +1,6 @@
-"""A GPT-2 and a LLaMA in PyTorch, and how to train them: what tinyllama is measured against.
+"""A GPT-2 in PyTorch, and how to train it or the LLaMA of `tinyllama/bench/torch_llama.py`: our opponents.
 
-Both are made from a `tinyllama.LlamaConfig`, take ids (B, T) and return logits (B, T, vocab_size).
+Both are made from a `tinyllama.LlamaConfig`; model(ids, targets) is the mean cross-entropy in nats per target.
 """
 
 import math
@@ -29,11 +29,12 @@ class GPT(nn.Module):
                 adds_to_residual = name.endswith(("output.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if adds_to_residual else 0.02)
 
-    def forward(self, ids):
+    def forward(self, ids, targets):
         x = self.embed_tokens(ids) + self.embed_positions.weight[:ids.shape[1]]     # (B, T) -> (B, T, hidden)
         for layer in self.layers:
             x = layer(x)
-        return self.lm_head(self.norm(x))                                           # (B, T, vocab_size)
+        logits = self.lm_head(self.norm(x))                                         # (B, T, vocab_size)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())             # ()
 
 
 class GPTBlock(nn.Module):
@@ -50,49 +51,6 @@ class GPTBlock(nn.Module):
         return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
 
 
-class Llama(nn.Module):
-    """A LLaMA with a key head for each query head, its head tied to its embedding; its parameters have our names."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.num_hidden_layers))
-        self.model.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float64)            # (D/2,)
-        positions = torch.arange(config.max_position_embeddings, dtype=torch.float64)
-        angles = torch.outer(positions, config.rope_theta ** (-pairs / config.head_dim))    # (T, D/2)
-        self.register_buffer("cos", angles.cos().float(), persistent=False)
-        self.register_buffer("sin", angles.sin().float(), persistent=False)
-
-    def forward(self, ids):
-        cos, sin = self.cos[:ids.shape[1]], self.sin[:ids.shape[1]]                 # (T, D/2) each
-        x = self.model.embed_tokens(ids)                                            # (B, T) -> (B, T, hidden)
-        for layer in self.model.layers:
-            x = layer(x, cos, sin)
-        return F.linear(self.model.norm(x), self.model.embed_tokens.weight)         # (B, T, vocab_size)
-
-
-class LlamaBlock(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        width, inner, self.head_dim = config.hidden_size, config.intermediate_size, config.head_dim
-        self.input_layernorm = nn.RMSNorm(width, eps=config.rms_norm_eps)
-        projections = ("q_proj", "k_proj", "v_proj", "o_proj")
-        self.self_attn = nn.ModuleDict({name: linear(width, width) for name in projections})
-        self.post_attention_layernorm = nn.RMSNorm(width, eps=config.rms_norm_eps)
-        self.mlp = nn.ModuleDict({"gate_proj": linear(width, inner), "up_proj": linear(width, inner),
-                                  "down_proj": linear(inner, width)})
-
-    def forward(self, x, cos, sin):
-        attn, mlp = self.self_attn, self.mlp
-        h = self.input_layernorm(x)
-        q, k, v = (split_heads(attn[name](h), self.head_dim) for name in ("q_proj", "k_proj", "v_proj"))
-        x = x + attn["o_proj"](attend(rotate(q, cos, sin), rotate(k, cos, sin), v))
-        h = self.post_attention_layernorm(x)
-        return x + mlp["down_proj"](F.silu(mlp["gate_proj"](h)) * mlp["up_proj"](h))
-
-
 def linear(inputs, outputs):
     return nn.Linear(inputs, outputs, bias=False)
 
@@ -107,12 +65,6 @@ def attend(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
-def rotate(x, cos, sin):
-    """RoPE in the half-split pairing.   x: (B, H, T, D), cos, sin: (T, D/2)  ->  (B, H, T, D)."""
-    a, b = x.chunk(2, dim=-1)                                                       # (B, H, T, D/2) each
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-
-
 def train(model, batches, settings):
     """Train in place with the recipe of `TrainingSettings` and fused AdamW; yields the loss after every update."""
     parameters = list(model.parameters())
@@ -124,7 +76,7 @@ def train(model, batches, settings):
             group["lr"] = learning_rate_at(
                 step, schedule=settings.schedule, peak=settings.learning_rate, warmup_steps=settings.warmup_steps,
                 total_steps=settings.steps, final_fraction=settings.final_fraction)
-        loss = loss_of(model, ids, targets)
+        loss = model(ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
@@ -135,9 +87,4 @@ def train(model, batches, settings):
 @torch.no_grad()
 def evaluate(model, batches):
     """The mean loss of batches of one size, in nats per target."""
-    return sum(loss_of(model, ids, targets).item() for ids, targets in batches) / len(batches)
-
-
-def loss_of(model, ids, targets):
-    """The mean cross-entropy in nats per target.   ids, targets: (B, T)  ->  ()."""
-    return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+    return sum(model(ids, targets).item() for ids, targets in batches) / len(batches)

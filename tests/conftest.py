@@ -16,7 +16,7 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_configure(config):
-    """A fresh cache of compiled kernels for each run: Numba's own does not notice an edit in another file.
+    """A fresh cache of compiled kernels for each run, so that every run compiles them.
 
     The first process makes it, before Numba is imported. Each worker of a parallel run has a folder of its own in it:
     two processes that compile one function for different dtypes at the same time may exchange their files. A folder

@@ -203,6 +203,47 @@ def test_the_first_context_sets_the_threads_and_the_last_to_end_puts_them_back()
     assert blas_limits() == before
 
 
+HELD = """
+import os, signal, threading
+from tinyllama.backends import threads
+
+parent, entered, forked = os.getpid(), threading.Event(), threading.Event()
+
+class Controllers:
+    def limit(self, limits):
+        if os.getpid() == parent:
+            entered.set()
+            forked.wait(30)
+        return self
+
+    def restore_original_limits(self):
+        pass
+
+def multiply():
+    with threads.blas_threads(1):
+        pass
+
+threads._blas_controllers = Controllers
+other = threading.Thread(target=multiply)
+other.start()
+entered.wait(30)
+child = os.fork()
+if child == 0:
+    signal.alarm(2)                         # ends the child if it waits for a thread that it does not have
+    multiply()
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+forked.set()
+other.join()
+raise SystemExit(status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(threads.os, "fork"), reason="this system has no fork")
+def test_a_child_that_is_forked_while_another_thread_sets_blas_does_not_wait_for_that_thread():
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", HELD], check=False).returncode == 0
+
+
 @needs_blas
 def test_a_training_step_leaves_blas_as_it_was():
     from tinyllama.models import Llama, LlamaConfig

@@ -9,6 +9,7 @@ import pytest
 from command_line import assert_is_a_mistake, command_line
 from toy_sizes import TOY, finite_numbers
 
+from tinyllama.backends import compilation
 from tinyllama.bench import comparison, decoding, growth, limits, sizes, training
 
 
@@ -45,6 +46,17 @@ def test_the_limits_then_a_step_then_a_token(tinyllama, backend):
         assert text in result.out
     assert max(map(len, result.out.splitlines())) <= 120
     assert "…" not in result.out            # no cell is cut off
+
+
+@pytest.mark.parametrize("way", [[], ["--compare"], ["--growth"]], ids=str)
+def test_the_kernels_are_compiled_under_a_bar_before_anything_is_measured(way, tinyllama, backend, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(compilation, "compile_with_bar", lambda *given: compiled.append(given[:2]))
+    for module, name in ((limits, "measure_limits"), (comparison, "compare"), (growth, "measure_growth")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("not yet") if not compiled else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tinyllama("bench", *way, "--backend", backend.name)
+    assert compiled == [(backend, "float32")]
 
 
 def test_the_figures_as_json_and_in_a_directory(tinyllama, tmp_path):

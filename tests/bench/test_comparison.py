@@ -19,11 +19,7 @@ def with_the_weights_of(model):
     """PyTorch's LLaMA with the weights of ours."""
     import torch
     theirs = torch_llama.torch_llama(model.config)
-    names = {name for name, _ in theirs.named_parameters()}
-    assert names == set(model.parameters)
-    with torch.no_grad():
-        for name, weight in theirs.named_parameters():
-            weight.copy_(torch.tensor(model.parameters[name]))
+    theirs.load_state_dict({name: torch.tensor(weight) for name, weight in model.parameters.items()})
     return theirs
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_sizes import LIMITS, TOY, finite_numbers
 
-from tinyllama.bench import as_json, counts
+from tinyllama.bench import as_json, counts, training
 from tinyllama.bench.counts import Work
 from tinyllama.bench.limits import Limits, measure_limits
 from tinyllama.bench.steps import our_step, random_batch
@@ -67,6 +67,13 @@ def test_the_rows_add_up_to_the_step(backend, workers):
     assert {"/step_ms", "/step_ms_quartiles", "/tokens_per_second", "/model_gflop", "/model_gflops",
             "/share_of_products", "/operations/ms", "/operations/gflops", "/operations/gb_per_second",
             "/operations/share_of_memory", "/operations/share_of_bound"} <= set(paths)
+
+
+def test_a_backend_that_has_one_thread_is_said_to_have_one(backend, monkeypatch):
+    alone = backend.with_ops()
+    alone.runs_in_threads = False
+    monkeypatch.setattr(training, "load_backend", lambda name: alone)
+    assert profile_training(TOY, workers=2, steps=1).workers == 1
 
 
 def test_a_second_in_one_of_two_workers_is_half_a_second_of_the_step():

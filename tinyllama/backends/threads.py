@@ -2,6 +2,9 @@
 
 Threads inside BLAS and threads around it fight for the same cores; splitting the batch instead keeps each core at one
 piece of work from end to end. Nothing here runs on import.
+
+Two others share work in other ways, with the threads of this file: `cpu/slices.py` the pieces of one long array, and
+`cpu/team.py` the phases of one token, whose threads wait for one another in compiled code.
 """
 
 import contextlib
@@ -45,7 +48,12 @@ def choose_workers(rows, gradient_bytes):
 class _BlasSetting:
     """How many callers are inside `blas_threads` now, and what puts back the setting from before the first."""
 
-    lock, callers, limiter = threading.Lock(), 0, None
+    def __init__(self):
+        self.lock, self.callers, self.limiter = threading.Lock(), 0, None
+
+
+# {process: its _BlasSetting}. A forked child has neither the callers of its parent, nor the one that held the lock.
+_blas_settings = {}
 
 
 @contextlib.contextmanager
@@ -55,17 +63,18 @@ def blas_threads(count):
     The setting belongs to the whole process. Where several threads are inside at once, the first to enter sets it and
     the last to leave puts it back.
     """
-    with _BlasSetting.lock:
-        _BlasSetting.callers += 1
-        if _BlasSetting.callers == 1:
-            _BlasSetting.limiter = _blas_controllers().limit(limits=count)
+    setting = _blas_settings.setdefault(os.getpid(), _BlasSetting())
+    with setting.lock:
+        setting.callers += 1
+        if setting.callers == 1:
+            setting.limiter = _blas_controllers().limit(limits=count)
     try:
         yield
     finally:
-        with _BlasSetting.lock:
-            _BlasSetting.callers -= 1
-            if _BlasSetting.callers == 0:
-                _BlasSetting.limiter.restore_original_limits()
+        with setting.lock:
+            setting.callers -= 1
+            if setting.callers == 0:
+                setting.limiter.restore_original_limits()
 
 
 def run_in_threads(functions):

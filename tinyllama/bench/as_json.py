@@ -2,6 +2,7 @@
 
 import statistics
 
+from tinyllama.bench.quartiles import quartiles
 from tinyllama.bench.timing import REST
 
 
@@ -16,7 +17,7 @@ def training_as_json(profile, limits):
     return {
         "size": size.name, "backend": profile.backend, "workers": profile.workers, "parameters": profile.parameters,
         "tokens": size.tokens, "steps": len(profile.times), "step_ms": 1e3 * seconds,
-        "step_ms_quartiles": [1e3 * value for value in _quartiles(profile.times)],
+        "step_ms_quartiles": [1e3 * value for value in quartiles(profile.times)],
         "tokens_per_second": size.tokens / seconds, "model_gflop": profile.flop / 1e9,
         "model_gflops": profile.flop / seconds / 1e9,
         "share_of_products": profile.flop / seconds / limits.flop_per_second,
@@ -66,8 +67,3 @@ def growth_as_json(growth):
     return {name: [{"value": point.value, "workers": point.workers, "tokens": point.size.tokens,
                     "step_ms": 1e3 * point.seconds, "peak_mb": point.peak and point.peak / 1e6} for point in points]
             for name, points in growth.items()}
-
-
-def _quartiles(values):
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return [low, high]

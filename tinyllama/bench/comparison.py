@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from tinyllama.bench.contestant import KINDS, Contestant
+from tinyllama.bench.quartiles import quartiles
 from tinyllama.bench.sizes import Size
 
 ROUNDS = 7                      # turns of each
@@ -49,8 +50,7 @@ class Comparison(NamedTuple):
         ours, other = self.sides["ours"], self.sides[kind]
         each = [statistics.median(theirs) / statistics.median(our)
                 for theirs, our in zip(other.rounds, ours.rounds, strict=True)]
-        low, _, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
-        return Ratio(other.seconds / ours.seconds, low, high)
+        return Ratio(other.seconds / ours.seconds, *quartiles(each))
 
 
 def torch_is_installed():

@@ -114,13 +114,13 @@ def _prepare(kind, size, backend, workers, cores):
     from tinyllama.bench.sizes import Size
     size = Size(*size)
     if kind == "ours":
-        from tinyllama.bench.steps import our_step, workers_of
+        from tinyllama.bench.steps import our_step
         chosen = load_backend(backend or default_backend())
         for _ in chosen.compile_kernels("float32"):         # code like that of a package, and no memory of a step
             pass
         before = peak_bytes()
         step, model = our_step(size, backend=chosen, workers=workers)
-        return step, {"backend": chosen.name, "workers": workers_of(model, size)}, before
+        return step, {"backend": chosen.name, "workers": model.workers_for(size.batch_size)}, before
     import torch
 
     from tinyllama.bench.torch_llama import torch_step

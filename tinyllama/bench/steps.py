@@ -5,7 +5,6 @@ import time
 import numpy as np
 
 from tinyllama.backends.memory import keep_freed_memory
-from tinyllama.backends.threads import choose_workers
 from tinyllama.models import Llama
 from tinyllama.training.optimizers import AdamW
 
@@ -35,11 +34,6 @@ def our_step(size, *, backend=None, workers=None):
         return float(loss)
 
     return step, model
-
-
-def workers_of(model, size):
-    """How many threads share a step of the model: what was set or what it chooses, and no more than rows."""
-    return min(model.workers or choose_workers(size.batch_size, model.parameters.trainable.nbytes), size.batch_size)
 
 
 def seconds_of(step):

@@ -35,7 +35,7 @@ def torch_step(size, *, compiled):
 
 
 def torch_llama(config):
-    """A module: model(ids, targets) is the mean cross-entropy. Its parameters have the names of `tinyllama.Llama`'s.
+    """A module: model(ids, targets) is the mean cross-entropy. Its state is that of `tinyllama.Llama`, name by name.
 
     For the configurations of `sizes`: RMSNorm, SwiGLU, rotary positions, tied embeddings, no biases, as many key heads
     as query heads.
@@ -55,17 +55,15 @@ def torch_llama(config):
                 "embed_tokens": nn.Embedding(config.vocab_size, config.hidden_size),
                 "layers": nn.ModuleList(block(config) for _ in range(config.num_hidden_layers)),
                 "norm": nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)})
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-            self.lm_head.weight = self.model["embed_tokens"].weight
-            nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
-            self.register_buffer("cos", angles.cos().float())
-            self.register_buffer("sin", angles.sin().float())
+            nn.init.normal_(self.model["embed_tokens"].weight, std=config.initializer_range)
+            self.register_buffer("cos", angles.cos().float(), persistent=False)
+            self.register_buffer("sin", angles.sin().float(), persistent=False)
 
         def forward(self, ids, targets):
             x = self.model["embed_tokens"](ids)                                 # (B, T) -> (B, T, hidden)
             for layer in self.model["layers"]:
                 x = layer(x, self.cos[:ids.shape[1]], self.sin[:ids.shape[1]])
-            logits = self.lm_head(self.model["norm"](x))                        # (B, T, V)
+            logits = functional.linear(self.model["norm"](x), self.model["embed_tokens"].weight)        # (B, T, V)
             return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     return TorchLlama()

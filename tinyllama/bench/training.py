@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tinyllama.backends import default_backend, load_backend
 from tinyllama.bench.counts import model_flop
 from tinyllama.bench.sizes import Size
-from tinyllama.bench.steps import our_step, seconds_of, workers_of
+from tinyllama.bench.steps import our_step, seconds_of
 from tinyllama.bench.timing import rows_of, timed_backend
 
 SECONDS = 8.0               # how long the steps of a size may take together, about, ...
@@ -51,6 +51,6 @@ def profile_training(size, *, backend=None, workers=None, steps=None, say=lambda
         measured.append((seconds_of(step), list(calls)))
     median, calls = sorted(measured, key=lambda one: one[0])[steps // 2]
     return TrainingProfile(
-        size, chosen.name, workers_of(model, size),
+        size, chosen.name, model.workers_for(size.batch_size),
         sum(weight.size for weight in model.parameters.values()), [seconds for seconds, _ in measured],
         rows_of(calls, median), model_flop(size.config, size.batch_size, size.context))

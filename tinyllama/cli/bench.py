@@ -30,7 +30,8 @@ def bench(
     """Measure this machine's limits, and where the time of a training step and of a token goes."""
     from rich.console import Console
 
-    from tinyllama.backends import load_backend
+    from tinyllama.backends import default_backend, load_backend
+    from tinyllama.backends.compilation import compile_with_bar
     from tinyllama.bench.machine import describe_machine
     from tinyllama.bench.sizes import find_size
     sizes = [find_size(name) for name in size or ["M"]]
@@ -38,14 +39,14 @@ def bench(
         raise ValueError(f"workers: expected at least 1, got {workers}")
     if growth and size:
         raise ValueError("growth: expected no --size beside it, since it has sizes of its own")
-    if backend is not None:
-        load_backend(backend)
+    computing = load_backend(backend or default_backend())
     if out is not None:
         _require_writable(out)
     console = Console(quiet=as_json)
     console.width = max(console.width, WIDTH)
     chosen = {"backend": backend, "workers": workers}
     facts, figures = {"machine": describe_machine()}, {}
+    compile_with_bar(computing, "float32", Console(stderr=True))
     with _status_line() as say:
         if compare:
             _compare(facts, console, sizes, chosen, say)

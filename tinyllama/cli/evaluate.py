@@ -24,14 +24,14 @@ def evaluate(
     """Predict every token of a text: loss, perplexity and bits per byte."""
     from rich.console import Console
 
+    from tinyllama.backends.compilation import compile_with_bar
     from tinyllama.data import read_corpus
     from tinyllama.formats import load
     from tinyllama.tokenizers import load_tokenizer
-    from tinyllama.training.compilation import compile_with_bar
     from tinyllama.training.evaluation import evaluate_text
     corpus = read_corpus(data, seed=SEED, stories_wanted=STORIES)
     llama = load(model, backend=backend)
-    compile_with_bar(llama, Console(stderr=True))
+    compile_with_bar(llama.backend, llama.dtype, Console(stderr=True))
     result = evaluate_text(llama, load_tokenizer(model), corpus)
     if as_json:
         print(json.dumps(result._asdict() | {"excess": result.excess}, indent=2))

@@ -30,17 +30,17 @@ def generate(
     """Continue a prompt, showing every token as it is drawn."""
     from rich.console import Console
 
+    from tinyllama.backends.compilation import compile_with_bar
     from tinyllama.formats import load
     from tinyllama.generation.writing import write
     from tinyllama.models.quantization import quantize
     from tinyllama.tokenizers import load_tokenizer
-    from tinyllama.training.compilation import compile_with_bar
     if weights not in ("float32", "int8"):
         raise ValueError(f"--weights: expected float32 or int8, got {weights!r}")
     llama, tokenizer = load(model, backend=backend), load_tokenizer(model)
     if weights == "int8":
         llama = quantize(llama)
-    compile_with_bar(llama, Console(stderr=True))
+    compile_with_bar(llama.backend, llama.dtype, Console(stderr=True))
     pieces = write(llama, tokenizer, prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                    top_p=top_p, min_p=min_p, seed=seed, on_limit="stop" if stop_at_limit else "slide")
     sys.stdout.write(prompt or "")

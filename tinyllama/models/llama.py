@@ -82,7 +82,7 @@ class Llama(LlamaNetwork):
         def work(worker, rows, first_row):
             return self._shard_loss(rows, first_row, settings, dropout)
 
-        return sum(self._share_rows(batch, self._choose_workers(batch.shape[1], gradient_bytes=0), work))
+        return sum(self._share_rows(batch, self.workers_for(batch.shape[1], gradients=False), work))
 
     def loss_and_grads(self, ids, targets, divisor=None, accumulate=False, *, documents=None, dropout=None,
                        label_smoothing=0.0):
@@ -108,7 +108,7 @@ class Llama(LlamaNetwork):
             raise ValueError(f"dropout: expected (seed, step, micro-step), because config.dropout is "
                              f"{self.config.dropout}, got None; model.loss is the pass without dropout")
         batch, settings = self._upload(ids, targets, documents, divisor, label_smoothing)
-        workers = self._choose_workers(batch.shape[1], self.parameters.trainable.nbytes)
+        workers = self.workers_for(batch.shape[1])
         while len(self._gradients) < workers:
             self._gradients.append(self.parameters.new_gradients())
 
@@ -123,6 +123,17 @@ class Llama(LlamaNetwork):
         losses = self._share_rows(batch, workers, work)
         self._add_up_gradients(workers)
         return sum(losses), self._gradients[0][1]
+
+    def workers_for(self, rows, *, gradients=True):
+        """How many threads share a batch of so many rows: what was set or is chosen, and no more than rows.
+
+        gradients: whether each has a gradient buffer of its own, as in `loss_and_grads`, or none, as in `loss`.
+        """
+        if not self.backend.runs_in_threads:
+            return 1
+        if self.workers is not None:
+            return max(1, min(self.workers, rows))
+        return choose_workers(rows, self.parameters.trainable.nbytes if gradients else 0)
 
     @property
     def gradient(self):
@@ -166,13 +177,6 @@ class Llama(LlamaNetwork):
                 total[part] += other[part]
 
         run_in_threads([lambda part=slice(*ends): add(part) for ends in itertools.pairwise(bounds)])
-
-    def _choose_workers(self, rows, gradient_bytes):
-        if not self.backend.runs_in_threads:
-            return 1
-        if self.workers is not None:
-            return max(1, min(self.workers, rows))
-        return choose_workers(rows, gradient_bytes)
 
     def _shard_loss(self, batch, first_row, settings, dropout):
         hidden, _, targets = self._shard_hidden(batch, first_row, dropout, keep_caches=False)

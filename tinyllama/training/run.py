@@ -9,13 +9,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tinyllama.backends.compilation import compile_with_bar
 from tinyllama.backends.memory import keep_freed_memory
 from tinyllama.formats import save
 from tinyllama.generation import ContextLimitWarning
 from tinyllama.generation.writing import write
 from tinyllama.training import run_directory
 from tinyllama.training.checkpoints import latest_checkpoint, load_checkpoint, remove_others, write_checkpoint
-from tinyllama.training.compilation import compile_with_bar
 from tinyllama.training.forecast import forecast
 from tinyllama.training.interruption import ctrl_c_asks
 from tinyllama.training.metrics import MetricsLog, read_metrics
@@ -86,7 +86,7 @@ class _Run:
 
     def finish(self):
         """Make the steps that are left, and what stands at the end."""
-        compile_with_bar(self.model, self.console)
+        compile_with_bar(self.model.backend, self.model.dtype, self.console)
         self._announce()
         last = latest_checkpoint(self.out)
         if last is None:

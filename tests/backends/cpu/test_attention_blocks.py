@@ -48,8 +48,8 @@ def use(monkeypatch, path, queries, block_bytes=2**19):
         monkeypatch.setattr(attention_blocks, "BLOCK_BYTES", block_bytes)
     elif attention.product_address("float32") is None:
         pytest.skip("NumPy's BLAS is none that a kernel can call.")
-    monkeypatch.setattr(attention_blocks, "QUERIES", queries)
-    monkeypatch.setattr(attention_fused, "QUERIES", queries)
+    monkeypatch.setattr(attention_blocks, "BLOCK_QUERIES", queries)
+    monkeypatch.setattr(attention_fused, "BLOCK_QUERIES", queries)
 
 
 PATHS = [("fused", 32), ("blocks", 64, 1), ("blocks", 64, 2**17)]
@@ -107,6 +107,17 @@ def test_hidden_keys_that_are_huge_or_infinite_hide_as_well(path):
     q, k, v = (array.copy() for array in case.arrays)
     k[:, :, 50:], v[:, :, 50:] = 1e30, 1e30
     np.testing.assert_array_equal(run(case._replace(arrays=(q, k, v)))[0], y)
+
+
+def test_values_without_features_give_gradients_of_zero(path):
+    """Where nothing depends on the scores, nothing may come out of memory that nobody has written."""
+    q, k, v = draw(value_dim=0, causal=True).arrays
+    y, cache = BACKEND.attention_forward(q, k, v, causal=True)
+    old = [np.full(q.shape, np.nan) for _ in range(8)]          # which the next arrays of this size may be made of
+    del old
+    dq, dk, dv = BACKEND.attention_backward(y, cache)
+    assert (y.shape, dv.shape) == ((*q.shape[:3], 0), v.shape)
+    assert not dq.any() and not dk.any()
 
 
 def peak(length):

@@ -1,4 +1,10 @@
-"""The kernels as plain Python, where their cache can be kept, and wrong versions of them."""
+"""The kernels as plain Python, where their cache is kept and when it is stale, and wrong versions of them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +16,7 @@ pytest.importorskip("numba", reason="Numba is not installed.")
 import numba
 from numba.core import caching
 
+import tinyllama
 from tinyllama.backends import load_backend
 from tinyllama.backends.cpu import compiling, exponential, maximum, sampling
 from tinyllama.course.cases import Case, cases
@@ -104,6 +111,55 @@ def test_where_no_cache_can_be_written_the_kernels_work_all_the_same(monkeypatch
         compiled(np.ones(3, dtype), y)
         assert y.tolist() == [2, 2, 2]
     assert len(compiled.signatures) == 2
+
+
+HELPER = """
+from numba.extending import register_jitable
+
+@register_jitable
+def grown(x):
+    return x + x
+"""
+KERNEL = """
+from tinyllama.backends.cpu.compiling import kernel
+from tinyllama.backends.cpu.helper_of_toy import grown
+
+@kernel("(T[::1],)")
+def grow(x):
+    for i in range(x.size):
+        x[i] = grown(x[i])
+"""
+PROGRAM = """
+import numpy as np
+from tinyllama.backends.cpu.toy import grow
+x = np.ones(3, np.float32)
+grow(x)
+print(x[0], "read" if grow.stats.cache_hits else "compiled")
+"""
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="Nothing is compiled.")
+def test_after_an_edit_of_any_file_of_the_folder_a_kernel_is_compiled_anew_in_place_of_the_old_one(tmp_path):
+    shutil.copytree(Path(tinyllama.__file__).parent, tmp_path / "tinyllama",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    folder, cache = tmp_path / "tinyllama" / "backends" / "cpu", tmp_path / "cache"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(cache),
+                   "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(helper, kernel):
+        (folder / "helper_of_toy.py").write_text(helper, encoding="utf-8")
+        (folder / "toy.py").write_text(kernel, encoding="utf-8")
+        result = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True,
+                                encoding="utf-8", check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip(), sorted(path.name for path in cache.rglob("*") if path.is_file())
+
+    first, files = run(HELPER, KERNEL)
+    assert (first, len(files)) == ("2.0 compiled", 2)           # the code, and the index
+    assert run(HELPER, KERNEL) == ("2.0 read", files)
+    tripled = HELPER.replace("x + x", "x + x + x")
+    assert run(tripled, KERNEL) == ("3.0 compiled", files)
+    assert run(tripled, "\n" + KERNEL) == ("3.0 compiled", files)
 
 
 # --- wrong versions ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from tinyllama.backends.cpu.attention_softmax import softmax_row, softmax_row_backward
 from tinyllama.backends.cpu.compiling import kernel
 
-QUERIES = 64            # how many queries of a head make a block
+BLOCK_QUERIES = 64      # how many queries of a head make a block
 BLOCK_BYTES = 2**19     # what the scores of a block may take: they stay in the cache of a core
 
 
@@ -65,7 +65,7 @@ class _Block(NamedTuple):
     def of_queries(self, x):
         """(B, H, Tq, ...) -> (b, kv, G·t, ...): the queries of all heads that share a key head, stacked."""
         x = x[self.rows, self.heads, self.queries]                                          # (b, kv·G, t, ...)
-        return x.reshape(len(x), -1, self.group * x.shape[2], x.shape[3])
+        return x.reshape(len(x), x.shape[1] // self.group, self.group * x.shape[2], x.shape[3])
 
     def by_head(self, scores):
         """(b, kv, G·t, keys) -> (b, kv·G, t, keys)."""
@@ -78,7 +78,7 @@ class _Block(NamedTuple):
 
     def blocks(self, first, stop):
         """This block in pieces of a few queries each, with the keys that some query of the piece sees."""
-        for queries in _slices(self.queries.stop, QUERIES):
+        for queries in _slices(self.queries.stop, BLOCK_QUERIES):
             begin, end = first[self.rows, queries], stop[self.rows, queries]                # (b, t)
             seeing = end > begin
             keys = slice(int(begin[seeing].min()), int(end.max())) if seeing.any() else slice(0, 0)
@@ -89,7 +89,7 @@ def _groups(q, k):
     """Every row and head once, in blocks of which a few queries at a time fit into the cache of a core."""
     (batch, heads, queries, _), (_, key_heads, keys, _) = q.shape, k.shape
     group = heads // key_heads
-    at_once = max(BLOCK_BYTES // max(group * min(QUERIES, queries) * keys * q.itemsize, 1), 1)      # of B · KV
+    at_once = max(BLOCK_BYTES // max(group * min(BLOCK_QUERIES, queries) * keys * q.itemsize, 1), 1)    # of B · KV
     for rows in _slices(batch, max(at_once // key_heads, 1)):
         for some_heads in _slices(key_heads, min(at_once, key_heads)):
             yield _Block(rows, some_heads, group, slice(0, queries), slice(0, keys))

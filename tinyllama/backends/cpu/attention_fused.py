@@ -7,7 +7,7 @@ from tinyllama.backends.cpu.attention_softmax import softmax_row, softmax_row_ba
 from tinyllama.backends.cpu.blas import product, product_address
 from tinyllama.backends.cpu.compiling import as_flat, kernel
 
-QUERIES = 32            # of one head make a block
+BLOCK_QUERIES = 32      # of one head make a block
 
 
 def forward(q, k, v, first, stop, scale, y, logsumexp):
@@ -16,17 +16,18 @@ def forward(q, k, v, first, stop, scale, y, logsumexp):
         return
     arrays = [part for x in (q, k, v, y) for part in _flat(x)]
     k_t = np.empty(k.shape[2] * k.shape[3], q.dtype)                    # of one head
-    scores = np.empty(QUERIES * k.shape[2], q.dtype)                    # of one block
+    scores = np.empty(BLOCK_QUERIES * k.shape[2], q.dtype)              # of one block
     _forward(product_address(q.dtype), _sizes(q, k, v), *arrays, first, stop, scale, logsumexp, k_t, scores)
 
 
 def backward(dy, q, k, v, first, stop, scale, logsumexp, dq, dk, dv):
     """Write dq (B, H, Tq, D); add to dk (B, KV, Tk, D) and dv (B, KV, Tk, Dv)."""
     if dy.size == 0:
+        dq[...] = 0             # where it is not empty: the values have no features, and y depends on nothing
         return
     arrays = [part for x in (dy, q, k, v, dq, dk, dv) for part in _flat(x)]
     k_t, v_t = (np.empty(x.shape[2] * x.shape[3], q.dtype) for x in (k, v))
-    scores, dscores = (np.empty(QUERIES * k.shape[2], q.dtype) for _ in range(2))
+    scores, dscores = (np.empty(BLOCK_QUERIES * k.shape[2], q.dtype) for _ in range(2))
     _backward(product_address(q.dtype), _sizes(q, k, v), *arrays, first, stop, scale, logsumexp, k_t, v_t, scores,
               dscores)
 

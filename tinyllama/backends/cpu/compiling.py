@@ -1,9 +1,15 @@
 """How the kernels of this folder are compiled: serial loops that release the GIL, once for each dtype, kept on disk."""
 
+import contextlib
+import functools
+import hashlib
 import re
+import sys
+from pathlib import Path
 
 import numba
 import numpy as np
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 DTYPES = ("float32", "float64")
 
@@ -19,19 +25,42 @@ def kernel(signature):
     `as_flat` makes of an array of four dimensions.
 
     Kernels are compiled on their first call, and `compile_kernels` does it beforehand. The code is kept beside the
-    source, or in the user's cache folder, or, where neither can be written, only in memory.
+    source, or in the user's cache folder, or, where neither can be written, only in memory; after an edit of any file
+    of this folder it is compiled anew.
     """
     signature = signature.replace("FLAT", "T[::1], UniTuple(int64, 4)")
 
     def decorate(function):
-        options = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
-        try:
-            compiled = numba.njit(cache=True, **options)(function)
-        except RuntimeError:                    # no folder for the cache can be written
-            compiled = numba.njit(**options)(function)
+        compiled = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+        if not numba.config.DISABLE_JIT:
+            with contextlib.suppress(RuntimeError):         # no folder for the cache can be written
+                compiled._cache = _Cache(function)
         _kernels.append((compiled, signature))
         return compiled
     return decorate
+
+
+class _Cache(FunctionCache):
+    """The compiled code of a kernel on disk. It is stale, and overwritten, where any source of this folder has changed.
+
+    Numba's own looks at the file of the kernel alone, and a kernel is made of several. It also has the line in the name
+    of its files, so that each edit above a kernel would leave the old ones behind.
+    """
+
+    def __init__(self, function):
+        super().__init__(function)
+        module = function.__module__.rpartition(".")[2]
+        name = f"{module}.{function.__qualname__}-{sys.implementation.cache_tag}"
+        stamp = self._impl.locator.get_source_stamp(), _digest_of_sources()
+        self._cache_file = IndexDataCacheFile(self.cache_path, name, stamp)
+
+
+@functools.cache
+def _digest_of_sources():
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("[a-z_]*.py")):       # not what an editor keeps beside them
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def check_the_compiler():

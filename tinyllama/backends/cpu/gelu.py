@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyllama.backends.cpu.compiling import contiguous, kernel, require_float
-from tinyllama.backends.cpu.exponential import exponential
+from tinyllama.backends.cpu.sigmoid import LOWEST, sigmoid
 from tinyllama.ops.array import require_shape
 from tinyllama.ops.gelu import CUBIC, SCALE
 
@@ -47,21 +47,19 @@ def _constants(dtype):
 
 @kernel("(T[::1], T[::1], T, T)")
 def _forward(x, y, linear, cubic):
-    zero, one, lowest = x.dtype.type(0), x.dtype.type(1), x.dtype.type(-80)
+    zero = x.dtype.type(0)
     for i in range(x.size):
         u2 = x[i] * (linear + cubic * x[i] * x[i])
-        held = lowest if u2 < lowest else u2                # exp must not overflow
-        s = one / (one + exponential(-held))
-        y[i] = x[i] * (zero if u2 < lowest else s)
+        s = sigmoid(u2)
+        y[i] = x[i] * (zero if u2 < LOWEST else s)
 
 
 @kernel("(T[::1], T[::1], T[::1], T, T)")
 def _backward(dy, x, dx, linear, cubic):
-    zero, one, three, lowest = x.dtype.type(0), x.dtype.type(1), x.dtype.type(3), x.dtype.type(-80)
+    zero, one, three = x.dtype.type(0), x.dtype.type(1), x.dtype.type(3)
     for i in range(x.size):
         u2 = x[i] * (linear + cubic * x[i] * x[i])
-        held = lowest if u2 < lowest else u2
-        s = one / (one + exponential(-held))
-        s = zero if u2 < lowest else s
+        s = sigmoid(u2)
+        s = zero if u2 < LOWEST else s
         slope = linear + three * cubic * x[i] * x[i]        # 2 du/dx
         dx[i] = dy[i] * (s + x[i] * s * (one - s) * slope)

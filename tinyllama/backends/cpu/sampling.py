@@ -16,7 +16,7 @@ from tinyllama.ops.array import require_shape
 
 BUCKETS = 1024      # at most: hundreds of tokens each, for a vocabulary of 128,000
 SPAN = 100          # (largest - z) / temperature in all buckets but the last, whose tokens weigh less than exp(-100)
-BLOCK = 64          # tokens looked at together in the search for those of one bucket
+BLOCK_TOKENS = 64   # tokens looked at together in the search for those of one bucket
 
 
 def sample(logits, *, uniform, temperature=1.0, top_k=None, top_p=None, min_p=None):
@@ -124,8 +124,8 @@ def _walk(tokens, most, limit, least, whole):
 def _gather(bucket, b, heap):
     """Write the tokens of bucket b to `heap`; returns how many there are."""
     size = 0
-    for start in range(0, bucket.size, BLOCK):
-        block = bucket[start:start + BLOCK]
+    for start in range(0, bucket.size, BLOCK_TOKENS):
+        block = bucket[start:start + BLOCK_TOKENS]
         found = np.int32(0)
         for j in range(block.size):         # without a branch, so that the compiler can do many at a time
             found |= np.int32(block[j] == b)

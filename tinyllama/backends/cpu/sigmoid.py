@@ -1,11 +1,14 @@
 """The logistic sigmoid in one pass. Formulas: `tinyllama/ops/sigmoid.py`; derived in chapter 05."""
 
 import numpy as np
+from numba.extending import register_jitable
 
 from tinyllama.backends.cpu.compiling import contiguous, kernel, require_float
 from tinyllama.backends.cpu.exponential import exponential
 from tinyllama.ops.array import require_shape
 from tinyllama.ops.sigmoid import SigmoidCache
+
+ONE, LOWEST = np.float32(1), np.float32(-80)        # which widen neither float32 nor float64
 
 
 def sigmoid_forward(x):
@@ -25,12 +28,17 @@ def sigmoid_backward(dy, cache, needs=None):
     return dx
 
 
+@register_jitable
+def sigmoid(x):
+    """1 / (1 + exp(-x)) of one number inside a kernel, held at 2e-35 below x = -80; NaN stays NaN."""
+    held = LOWEST if x < LOWEST else x
+    return ONE / (ONE + exponential(-held))
+
+
 @kernel("(T[::1], T[::1])")
 def _forward(x, y):
-    one, lowest = x.dtype.type(1), x.dtype.type(-80)
     for i in range(x.size):
-        held = lowest if x[i] < lowest else x[i]            # as in the readable version
-        y[i] = one / (one + exponential(-held))
+        y[i] = sigmoid(x[i])
 
 
 @kernel("(T[::1], T[::1], T[::1])")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyllama.backends.cpu.compiling import contiguous, kernel, require_float
-from tinyllama.backends.cpu.exponential import exponential
+from tinyllama.backends.cpu.sigmoid import sigmoid
 from tinyllama.ops.array import require_shape
 from tinyllama.ops.silu import SiLUCache
 
@@ -28,16 +28,13 @@ def silu_backward(dy, cache, needs=None):
 
 @kernel("(T[::1], T[::1])")
 def _forward(x, y):
-    one, lowest = x.dtype.type(1), x.dtype.type(-80)
     for i in range(x.size):
-        held = lowest if x[i] < lowest else x[i]            # as in the readable sigmoid
-        y[i] = x[i] / (one + exponential(-held))
+        y[i] = x[i] * sigmoid(x[i])
 
 
 @kernel("(T[::1], T[::1], T[::1])")
 def _backward(dy, x, dx):
-    one, lowest = x.dtype.type(1), x.dtype.type(-80)
+    one = x.dtype.type(1)
     for i in range(x.size):
-        held = lowest if x[i] < lowest else x[i]
-        s = one / (one + exponential(-held))
+        s = sigmoid(x[i])
         dx[i] = dy[i] * s * (one + x[i] * (one - s))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyllama.backends.cpu.compiling import as_matrix, kernel, require_float
-from tinyllama.backends.cpu.exponential import exponential
+from tinyllama.backends.cpu.sigmoid import sigmoid
 from tinyllama.ops.array import require_shape
 from tinyllama.ops.swiglu import SwiGLUCache
 
@@ -31,25 +31,20 @@ def swiglu_backward(dy, cache, needs=None):
 @kernel("(T[:, ::1], T[:, ::1])")
 def _forward(x, y):
     rows, width = y.shape
-    one, lowest = x.dtype.type(1), x.dtype.type(-80)
     for i in range(rows):
         gate, up = x[i, :width], x[i, width:]
         for j in range(width):
-            g = gate[j]
-            held = lowest if g < lowest else g              # as in the readable sigmoid
-            y[i, j] = g / (one + exponential(-held)) * up[j]
+            y[i, j] = gate[j] * sigmoid(gate[j]) * up[j]
 
 
 @kernel("(T[:, ::1], T[:, ::1], T[:, ::1])")
 def _backward(dy, x, dx):
     rows, width = dy.shape
-    one, lowest = x.dtype.type(1), x.dtype.type(-80)
+    one = x.dtype.type(1)
     for i in range(rows):
         gate, up = x[i, :width], x[i, width:]
         dgate, dup = dx[i, :width], dx[i, width:]
         for j in range(width):
-            g = gate[j]
-            held = lowest if g < lowest else g
-            s = one / (one + exponential(-held))
+            g, s = gate[j], sigmoid(gate[j])
             dup[j] = dy[i, j] * g * s
             dgate[j] = dy[i, j] * up[j] * s * (one + g * (one - s))
