@@ -2,15 +2,19 @@
 
     python benchmarks/tokenizer.py
     python benchmarks/tokenizer.py --data my.txt --vocab-size 8192 --documents 1
+    python benchmarks/tokenizer.py --tokenizer tokenizer.model
 
 Both train on the same documents and encode the same megabyte of text, in turn. The library trains on several cores,
-one document at a time on each; ours uses one. Prints JSON lines: the medians in seconds, and their ratio.
+one document at a time on each; ours uses one. With --tokenizer nothing is trained: the vocabulary comes from that file,
+and the library reads it from the tokenizer.json that we save. Prints JSON lines: the medians in seconds, and their
+ratio.
 """
 
 import argparse
 import importlib.util
 import json
 import statistics
+import tempfile
 import time
 
 import tinyllama as tl
@@ -54,14 +58,32 @@ def main():
     parser.add_argument("--data", default="shakespeare")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--documents", type=int, default=250, help="into how many pieces the text is cut")
+    parser.add_argument("--tokenizer", help="a file with a vocabulary to encode with, of any format that we read")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     has_theirs = importlib.util.find_spec("tokenizers") is not None
     text = read_text(arguments.data)
+    train_or_load = load_both if arguments.tokenizer else train_both
+    encode(*train_or_load(arguments, text, has_theirs), text[:MEGABYTE], arguments.repeats)
+
+
+def load_both(arguments, text, has_theirs):
+    """The tokenizer in a file, and the library's of the same vocabulary or None."""
+    tokenizer = tl.load_tokenizer(arguments.tokenizer)
+    if not has_theirs:
+        return tokenizer, None
+    from tokenizers import Tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        return tokenizer, Tokenizer.from_file(f"{folder}/tokenizer.json")
+
+
+def train_both(arguments, text, has_theirs):
+    """Our tokenizer, trained on the text, and the library's or None."""
     size = -(-len(text) // arguments.documents)
     documents = [text[start:start + size] for start in range(0, len(text), size)]
 
-    ours, theirs = [], []
+    ours, theirs, library = [], [], None
     for _ in range(arguments.repeats):
         elapsed, tokenizer = seconds(lambda: tl.train_tokenizer(documents, arguments.vocab_size))
         ours.append(elapsed)
@@ -71,22 +93,24 @@ def main():
     facts = {"same_merges": same_merges(tokenizer, library)} if has_theirs else {}
     report("train", ours, theirs, characters=len(text), documents=len(documents), vocab_size=arguments.vocab_size,
            **facts)
+    return tokenizer, library
 
-    sample = text[:MEGABYTE]
+
+def encode(tokenizer, library, sample, repeats):
     first, again, theirs = [], [], []
-    for _ in range(arguments.repeats):
+    for _ in range(repeats):
         tokenizer._words.clear()            # as after loading
         elapsed, ids = seconds(lambda: tokenizer.encode(sample))
         first.append(elapsed)
         again.append(seconds(lambda: tokenizer.encode(sample))[0])
-        if has_theirs:
+        if library:
             elapsed, encoding = seconds(lambda: library.encode(sample))
             theirs.append(elapsed)
-    facts = {"characters": len(sample), "tokens": len(ids)} | ({"same_ids": encoding.ids == ids} if has_theirs else {})
+    facts = {"characters": len(sample), "tokens": len(ids)} | ({"same_ids": encoding.ids == ids} if library else {})
     report("encode, no word known", first, theirs, **facts)
     report("encode, every word known", again, theirs, **facts)
-    report("decode", [seconds(lambda: tokenizer.decode(ids))[0] for _ in range(arguments.repeats)],
-           [seconds(lambda: library.decode(ids))[0] for _ in range(arguments.repeats)] if has_theirs else [],
+    report("decode", [seconds(lambda: tokenizer.decode(ids))[0] for _ in range(repeats)],
+           [seconds(lambda: library.decode(ids))[0] for _ in range(repeats)] if library else [],
            tokens=len(ids))
 
 

@@ -134,7 +134,7 @@ def test_a_text_goes_through_both_as_it_is(tinyllama):
 
 @pytest.mark.parametrize(("arguments", "standard_input", "message"), [
     (["encode", "nowhere.json", "a"], b"", "nowhere.json: expected a tokenizer's file or a directory"),
-    (["encode", "text.txt", "a"], b"", "text.txt: expected a tokenizer saved as JSON, got"),
+    (["encode", "text.txt", "a"], b"", "text.txt: expected a tokenizer saved as JSON"),
     (["encode", "t.json"], b"caf\xe9", "standard input: expected text in UTF-8, got byte 0xe9 at offset 3"),
     (["decode", "t.json", "270"], b"", "ids: position 0 holds 270, expected 0 to 269"),
     (["decode", "t.json"], b"1 2 x", "ids: expected whole numbers with spaces between them, got 'x'"),

@@ -13,6 +13,7 @@ from bpe_cases import ENCODING, TRAINING
 
 import tinyllama as tl
 from tinyllama.tokenizers import BytePairTokenizer, bpe
+from tinyllama.tokenizers.added_tokens import AddedToken
 from tinyllama.tokenizers.bpe import merge_by_rank
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "bpe.json").read_text(encoding="utf-8"))
@@ -294,9 +295,17 @@ def test_a_byte_without_a_token_is_named():
     ([b"a", b"b"], [(b"a", b"c")], {}, "merges: expected pieces of the vocabulary, got b'c'"),
     ([b"a", b"aa"], [(b"a", b"a")] * 2, {}, "merges: expected 2 distinct pairs, got 1"),
     ([b"a", b"aa"], [(b"a", b"a")], {"counts": [1, 2]}, "counts: expected one for each of the 1 merges, got 2"),
+    ([b"a", "<s>"], [], {"added_tokens": []}, "expected one for each str of the vocabulary, got none for '<s>'"),
+    ([b"a", "<s>"], [], {"added_tokens": [("<s>", 0)]}, "a token of the vocabulary that is spelled '<s>', got 0"),
+    ([b"a", "<s>"], [], {"added_tokens": [("<s>", 1), ("a", 5)]}, "that is spelled 'a', got 5"),
+    ([b"a", "<s>"], [], {"added_tokens": [("<s>", 1), ("<s>", 1)]}, "added_tokens: expected distinct texts, got one"),
+    ([b"a"], [], {"normalization": "NFD"}, "normalization: expected 'NFC' or None, got 'NFD'"),
+    ([b"a"], [], {"adds_bos": True}, "adds_bos: expected False or None, since no token begins a text, got True"),
     ([b"a", "<s>"], [], {"bos_token_id": 0}, "bos_token_id: expected None or one of the special tokens .* got 0"),
     ([b"a", "<s>"], [], {"eos_token_id": 5}, "eos_token_id: expected None or one of the special tokens .* got 5"),
 ])
 def test_parts_that_do_not_fit_together_are_refused(vocabulary, merges, settings, message):
+    if "added_tokens" in settings:
+        settings = {"added_tokens": [AddedToken(*token) for token in settings["added_tokens"]]}
     with pytest.raises(ValueError, match=message):
         BytePairTokenizer(vocabulary, merges, **settings)

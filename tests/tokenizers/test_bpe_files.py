@@ -174,8 +174,79 @@ def test_live_other_byte_level_tokenizers_agree_too(change, tmp_path):
     assert all(again.encode(text).ids == ours.encode(text, allow_special=True) for text in EVERYTHING)
 
 
+BEGINS = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}},
+                                                   {"Sequence": {"id": "A", "type_id": 0}}],
+          "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+          "special_tokens": {"<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [0],
+                                                   "tokens": ["<|begin_of_text|>"]}}}
+MOVES_OFFSETS = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+
+
+@pytest.mark.parametrize(("processor", "adds_bos"), [
+    (None, False), (MOVES_OFFSETS, False), (BEGINS, True),
+    ({"type": "Sequence", "processors": [MOVES_OFFSETS, BEGINS]}, True),
+    (BEGINS | {"single": BEGINS["single"][1:]}, False),
+])
+def test_whether_a_text_begins_with_a_token_is_read_and_written(processor, adds_bos, tmp_path):
+    document = changed(post_processor=processor)
+    loaded = tl.load_tokenizer(written(document, tmp_path / "tokenizer.json"))
+    assert (loaded.bos_token_id, loaded.adds_bos) == (0 if adds_bos else None, adds_bos)
+    loaded.save(tmp_path / "again.json")
+    assert tl.load_tokenizer(tmp_path / "again.json").adds_bos is adds_bos
+    theirs, again = library().from_str(json.dumps(document)), library().from_file(str(tmp_path / "again.json"))
+    for text in ENCODING:
+        ids = loaded.encode(text, bos=adds_bos, allow_special=True)
+        assert theirs.encode(text).ids == ids == again.encode(text).ids
+
+
+def test_where_nobody_says_whether_a_text_begins_with_a_token_nothing_is_said(tokenizer, tmp_path):
+    assert tokenizer.adds_bos is None
+    tokenizer.save(tmp_path)
+    assert tl.load_tokenizer(tmp_path).adds_bos is None
+
+
+@pytest.mark.parametrize("normalizer", [{"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]}])
+def test_a_normalizer_is_read_and_written(normalizer, tmp_path):
+    loaded = tl.load_tokenizer(written(changed(normalizer=normalizer), tmp_path / "tokenizer.json"))
+    loaded.save(tmp_path / "again.json")
+    assert loaded.normalization == tl.load_tokenizer(tmp_path / "again.json").normalization == "NFC"
+    assert loaded.encode("e\u0301") == loaded.encode("é")
+
+
+def test_an_added_token_that_merges_make_too_is_both(tmp_path):
+    document = changed(model__vocab={"a": 0, "b": 1, "ab": 2, "c": 3}, model__merges=["a b"], added_tokens=[
+        {"id": 2, "content": "ab", "single_word": True, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": False}])
+    loaded = tl.load_tokenizer(written(document, tmp_path / "tokenizer.json"))
+    assert loaded.vocabulary == [b"a", b"b", b"ab", b"c"]
+    theirs = library().from_str(json.dumps(document))
+    for text in ("ab", "abc", "cab", "aab"):
+        assert loaded.encode(text) == theirs.encode(text).ids
+
+
+def test_a_mutated_file_is_refused_or_read_but_breaks_nothing(tmp_path, rng):
+    vocab = {"<|begin_of_text|>": 0, "a": 1, "b": 2, "ab": 3}
+    document = changed(post_processor=BEGINS, normalizer={"type": "NFC"}, model__vocab=vocab, model__merges=["a b"],
+                       added_tokens=[{"id": 0, "content": "<|begin_of_text|>", "special": True}])
+    data = written(document, tmp_path / "tokenizer.json").read_bytes()
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(3000):
+        broken = bytearray(data)
+        for _ in range(int(rng.integers(1, 4))):
+            broken[int(rng.integers(len(broken)))] = int(rng.choice([*b'{}[]",:019nul ', int(rng.integers(256))]))
+        (tmp_path / "tokenizer.json").write_bytes(broken)
+        try:
+            tl.load_tokenizer(tmp_path)
+            outcomes["read"] += 1
+        except ValueError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 50
+
+
 # ---- what is refused
 
+SPECIAL_TOKEN = {"SpecialToken": {"id": "<|end_of_text|>", "type_id": 0}}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 SMALL = {"<|end_of_text|>": 0, "a": 1, "b": 2, "ab": 3}
 SPECIAL = [{"id": 0, "content": "<|end_of_text|>"}]
 
@@ -183,7 +254,15 @@ SPECIAL = [{"id": 0, "content": "<|end_of_text|>"}]
 @pytest.mark.parametrize(("change", "message"), [
     ({"model__type": "WordPiece"}, "type: expected 'BPE' or None, which is all .* got 'WordPiece'"),
     ({"model": None}, "model: expected a JSON object, got None"),
-    ({"normalizer": {"type": "NFC"}}, "normalizer: expected None, which is all that is supported here, got 'NFC'"),
+    ({"normalizer": {"type": "NFKC"}}, "normalizer: expected None or 'NFC', .* supported here, got 'NFKC'"),
+    ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}},
+     "normalizer: expected None or 'NFC', which is all that is supported here, got 'Sequence'"),
+    ({"post_processor": "x"}, "post_processor: expected a JSON object, got x"),
+    ({"post_processor": {"type": "BertProcessing"}}, "post_processor: expected ByteLevel, or TemplateProcessing"),
+    ({"post_processor": {"type": "TemplateProcessing", "single": [SPECIAL_TOKEN, TEXT, SPECIAL_TOKEN]}},
+     "at most one special token before the text and none after it, got"),
+    ({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<none>"}}, TEXT]}},
+     "at most one special token before the text and none after it, got"),
     ({"truncation": {"max_length": 5}}, "truncation: expected None, .* got 'an object'"),
     ({"padding": {"pad_id": 5}}, "padding: expected None, .* got 'an object'"),
     ({"model__dropout": 0.1}, "dropout: expected None or 0.0, .* got 0.1"),
@@ -212,7 +291,8 @@ SPECIAL = [{"id": 0, "content": "<|end_of_text|>"}]
     ({"added_tokens": ["<s>"]}, "added_tokens: expected a list of JSON objects, got"),
     ({"added_tokens": [{"id": 408}]}, "added_tokens: expected a text as content, got None"),
     ({"added_tokens": [{"content": "<s>"}]}, "vocab: expected the ids 0 to"),
-    ({"added_tokens": [{"id": 408, "content": "<s>", "lstrip": True}]}, "lstrip: expected False or None, .* got True"),
+    ({"added_tokens": [{"id": 408, "content": "<s>"}, {"id": 409, "content": "<s>"}]}, "expected the ids 0 to"),
+    ({"added_tokens": [{"id": 5, "content": "é", "special": True}]}, "vocab: expected the ids 0 to"),
     ({"model__vocab": SMALL, "added_tokens": SPECIAL, "model__merges": None}, "merges: expected a list, got None"),
     ({"model__vocab": SMALL, "added_tokens": SPECIAL, "model__merges": ["ab"]}, "merges: expected pairs of pieces"),
     ({"model__vocab": SMALL, "added_tokens": SPECIAL, "model__merges": [["a", 1]]}, "merges: expected pairs of pieces"),

@@ -3,16 +3,18 @@
 import codecs
 import functools
 import heapq
+import unicodedata
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import regex
 
+from tinyllama.tokenizers.added_tokens import AddedToken, AddedTokens
 from tinyllama.tokenizers.arguments import checked_ids, checked_token, encoded
 from tinyllama.tokenizers.bpe_files import read_parts, to_document
 from tinyllama.tokenizers.byte_level import GPT2_PATTERN, printable, split_words
 from tinyllama.tokenizers.files import read_document, write_document
+from tinyllama.tokenizers.word_cache import WordCache
 
 
 class Merge(NamedTuple):
@@ -33,12 +35,17 @@ class BytePairTokenizer:
     every text has tokens, and so has every string of bytes. Source: Sennrich et al. 2016, section 3.2, for the merges;
     Radford et al. 2019, section 2.2, for the bytes. `train_tokenizer` makes such a tokenizer from a text.
 
-    vocabulary: the bytes of each piece, and a str for each special token, which stands for no bytes of a text.
+    vocabulary: the bytes of each piece, and a str for each added token that is no piece.
     merges: (left, right) for each merge, in the order of their ranks.
     counts: how often each pair was seen, if that is known.
     bos_token_id, eos_token_id: the special tokens that begin and end a text, if there are such.
     patterns: how a text is cut into words, see `split_words`.
     whole_words: a word that is a piece is that token, whether or not merges lead there, as in Llama 3.
+    added_tokens: an `AddedToken` for each str of the vocabulary, and for pieces that are found before the text is cut
+    into words. None: every str of the vocabulary is a special token.
+    normalization: "NFC" to compose a letter and its accents before anything else, as in Qwen2, or None.
+    adds_bos: whether a model expects bos_token_id before every text; None where nobody said. True is written to the
+    file, where the library `tokenizers` obeys it; `encode` puts the token where it is asked to.
 
     Raises ValueError where these do not fit together.
     """
@@ -46,36 +53,61 @@ class BytePairTokenizer:
     CACHED_WORDS = 1 << 17
 
     def __init__(self, vocabulary, merges, *, counts=None, bos_token_id=None, eos_token_id=None,
-                 patterns=(GPT2_PATTERN,), whole_words=False):
+                 patterns=(GPT2_PATTERN,), whole_words=False, added_tokens=None, normalization=None, adds_bos=None):
         self.vocabulary = list(vocabulary)
-        self.special_tokens = {piece: token for token, piece in enumerate(self.vocabulary) if isinstance(piece, str)}
+        self._names = {piece: token for token, piece in enumerate(self.vocabulary) if isinstance(piece, str)}
+        self.added_tokens = [AddedToken(*named) for named in self._names.items()] if added_tokens is None \
+            else list(added_tokens)
+        self.special_tokens = {token.text: token.token for token in self.added_tokens if token.special}
+        self._special_ids = frozenset(self.special_tokens.values())
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.patterns = tuple(patterns)
         self.whole_words = whole_words
+        self.normalization = normalization
+        self.adds_bos = adds_bos
         self.counts = list(counts) if counts is not None else None
         self._tokens = {piece: token for token, piece in enumerate(self.vocabulary) if isinstance(piece, bytes)}
         self._check_vocabulary()
         self._pairs = _as_tokens(self._tokens, merges)                          # [(left, right, merged)] by rank
         self._merges = {(left, right): (rank, merged) for rank, (left, right, merged) in enumerate(self._pairs)}
         self._check_merges()
-        self._words = _Words(self._encode_word, self.CACHED_WORDS)
+        self._raw_names = AddedTokens([token for token in self.added_tokens if not token.normalized])
+        self._normalized_names = AddedTokens([token._replace(text=self._normalize(token.text))
+                                              for token in self.added_tokens if token.normalized])
+        self._words = WordCache(self._encode_word, self.CACHED_WORDS)
 
     def _check_vocabulary(self):
-        if len(self._tokens) + len(self.special_tokens) < len(self.vocabulary):
+        if len(self._tokens) + len(self._names) < len(self.vocabulary):
             seen = set()
             repeated = next(piece for piece in self.vocabulary if piece in seen or seen.add(piece))
             raise ValueError(f"vocabulary: expected distinct pieces, got {repeated!r} more than once")
-        for text in self.special_tokens:
-            if not text:
-                raise ValueError("vocabulary: expected special tokens of at least one character, got ''")
-        clash = self.special_tokens.keys() & {printable(piece) for piece in self._tokens}
+        if "" in self._names:
+            raise ValueError("vocabulary: expected special tokens of at least one character, got ''")
+        clash = self._names.keys() & {printable(piece) for piece in self._tokens}
         if clash:
             raise ValueError(f"vocabulary: expected special tokens that are spelled like no piece, got {clash.pop()!r}")
         for name in ("bos_token_id", "eos_token_id"):
             token = getattr(self, name)
             if token is not None and token not in self.special_tokens.values():
-                raise ValueError(f"{name}: expected None or one of the special tokens {self.special_tokens}, "
+                raise ValueError(f"{name}: expected None or one of the special tokens "
+                                 f"{dict(list(self.special_tokens.items())[:8])}, got {token!r}")
+        if self.adds_bos and self.bos_token_id is None:
+            raise ValueError("adds_bos: expected False or None, since no token begins a text, got True")
+        if self.normalization not in (None, "NFC"):
+            raise ValueError(f"normalization: expected 'NFC' or None, got {self.normalization!r}")
+        self._check_added_tokens()
+
+    def _check_added_tokens(self):
+        if len({token.text for token in self.added_tokens}) < len(self.added_tokens):
+            raise ValueError("added_tokens: expected distinct texts, got one more than once")
+        missing = self._names.keys() - {token.text for token in self.added_tokens}
+        if missing:
+            raise ValueError("added_tokens: expected one for each str of the vocabulary, "
+                             f"got none for {missing.pop()!r}")
+        for text, token, *_ in self.added_tokens:
+            if not 0 <= token < len(self.vocabulary) or self.vocabulary[token] not in (text, text.encode()):
+                raise ValueError(f"added_tokens: expected a token of the vocabulary that is spelled {text!r}, "
                                  f"got {token!r}")
 
     def _check_merges(self):
@@ -100,7 +132,8 @@ class BytePairTokenizer:
         """The tokens of `text` as a list of int, after the one that begins a text if `bos`.
 
         The name of a special token in `text` is text like any other, so that what a stranger writes can never end a
-        document. With allow_special=True it becomes that token.
+        document. With allow_special=True it becomes that token. An added token that is not special is found in every
+        text.
 
         Raises ValueError for a lone surrogate, for bos=True where there is no such token, and for a byte without a
         token, which only a tokenizer from a file may lack.
@@ -124,18 +157,37 @@ class BytePairTokenizer:
         text = bytes(data).decode("utf-8", errors="surrogateescape")        # a byte that is no text: half a character
         return list(chain.from_iterable(self._encode_parts(text, False)))
 
+    def encode_masked(self, text, hidden):
+        """The tokens of a text in which some characters are hidden from the search for added tokens.
+
+        hidden: {code point: character}; where such a code point stands, that character is meant. Special tokens are
+        found, but none that would need a hidden character: this is how `encode_chat` keeps what a template wrote and
+        what a stranger wrote apart.
+        """
+        parts = self._split(text, allow_special=True)
+        return list(chain.from_iterable(self._encode_all(
+            self._normalize(part.translate(hidden)) if isinstance(part, str) else part for part in parts)))
+
     def _encode_parts(self, text, allow_special):
         """An iterator over the tokens of each word of `text`."""
-        if not (allow_special and self.special_tokens):
-            return map(self._words.__getitem__, split_words(text, self.patterns))
-        return chain.from_iterable(
-            [(self.special_tokens[part],)] if part in self.special_tokens else self._encode_parts(part, False)
-            for part in self._special_finder.splititer(text))
+        return self._encode_all(self._split(text, allow_special))
 
-    @functools.cached_property
-    def _special_finder(self):
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        return regex.compile(f"({'|'.join(map(regex.escape, longest_first))})")
+    def _encode_all(self, parts):
+        """An iterator over the tokens of each word of some texts, and over the added tokens that stand between them."""
+        return chain.from_iterable(
+            map(self._words.__getitem__, split_words(part, self.patterns)) if isinstance(part, str) else [(part.token,)]
+            for part in parts)
+
+    def _split(self, text, allow_special):
+        """Cut a text at its added tokens: an iterator over str, normalized, and AddedToken."""
+        for raw in self._raw_names.split(text, allow_special):
+            if isinstance(raw, str):
+                yield from self._normalized_names.split(self._normalize(raw), allow_special)
+            else:
+                yield raw
+
+    def _normalize(self, text):
+        return text if self.normalization is None else unicodedata.normalize(self.normalization, text)
 
     def _encode_word(self, word):
         """The tokens of one word as a tuple."""
@@ -161,8 +213,9 @@ class BytePairTokenizer:
         return b"".join(piece if isinstance(piece, bytes) else piece.encode() for piece in pieces).decode(errors=errors)
 
     def decode_bytes(self, ids):
-        """The bytes of some tokens, of which special ones have none: decode_bytes(encode_bytes(data)) == data.
+        """The bytes of some tokens, of which special ones have none.
 
+        decode_bytes(encode_bytes(data)) == data, unless the text is normalized or an added token swallows white space.
         Raises ValueError where the ids are not integers in 0 .. vocab_size - 1.
         """
         return b"".join(map(self.token_bytes, checked_ids(ids, self.vocab_size).tolist()))
@@ -172,8 +225,11 @@ class BytePairTokenizer:
 
         One token may be half of a character: decode the bytes of several together, or use an incremental decoder.
         """
-        piece = self.vocabulary[checked_token(token, self.vocab_size)]
-        return piece if isinstance(piece, bytes) else b""
+        token = checked_token(token, self.vocab_size)
+        if token in self._special_ids:
+            return b""
+        piece = self.vocabulary[token]
+        return piece if isinstance(piece, bytes) else piece.encode()
 
     def save(self, path):
         """Write the tokenizer to a JSON file, or to tokenizer.json in `path` where that is a directory.
@@ -201,20 +257,6 @@ class BytePairTokenizer:
     def __repr__(self):
         return (f"<BytePairTokenizer of {self.vocab_size} tokens, {len(self._pairs)} of them merges, "
                 f"{len(self.special_tokens)} special>")
-
-
-class _Words(dict):
-    """The tokens of each word that was asked for. Text repeats its words, and most need their merges only once."""
-
-    def __init__(self, encode_word, size):
-        self.encode_word = encode_word
-        self.size = size
-
-    def __missing__(self, word):
-        if len(self) >= self.size:
-            self.clear()        # rather than let a stream of text fill the memory
-        tokens = self[word] = self.encode_word(word)
-        return tokens
 
 
 def merge_by_rank(tokens, merges):

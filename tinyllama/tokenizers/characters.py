@@ -91,6 +91,10 @@ class CharacterTokenizer:
         """
         return _characters(self._codes[checked_ids(ids, self.vocab_size)])
 
+    def decode_bytes(self, ids):
+        """The UTF-8 bytes of the text of some tokens. Raises what `decode` raises."""
+        return self.decode(ids).encode("utf-8")
+
     def token_bytes(self, token):
         """The UTF-8 bytes of one token's character. Raises ValueError where it is not in 0 .. vocab_size - 1."""
         return self.characters[checked_token(token, self.vocab_size)].encode("utf-8")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
 
 
 def write_document(path, document):
@@ -60,3 +61,30 @@ def tokenizer_file(path):
     """The file that `path` means: itself, or tokenizer.json in it where it is a directory."""
     path = Path(path)
     return path / TOKENIZER_FILE if path.is_dir() else path
+
+
+def token_names_beside(path):
+    """The names of special tokens in the tokenizer_config.json that lies beside a tokenizer: {"bos_token": "<s>", ...}.
+
+    Empty where there is no such file. Raises ValueError where it holds something else.
+    """
+    names = {key: value.get("content") if isinstance(value, dict) else value
+             for key, value in config_beside(path).items() if key.endswith("_token")}
+    return {key: name for key, name in names.items() if isinstance(name, str)}
+
+
+def config_beside(path):
+    """The tokenizer_config.json that lies beside a tokenizer, as a dict; an empty one where there is no such file.
+
+    Raises ValueError where it holds something else.
+    """
+    file = tokenizer_file(path).with_name(CONFIG_FILE)
+    if not file.exists():
+        return {}
+    try:
+        config = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{CONFIG_FILE}: expected JSON, got a file that is not ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{CONFIG_FILE}: expected a JSON object, got {str(config)[:40]}")
+    return config
