@@ -9,11 +9,11 @@ from on_host import OnHost
 
 from tinyllama.course.cases import cases
 from tinyllama.ops import OPS
-from tinyllama.ops.quantized_linear import quantize_rows
+from tinyllama.ops.quantized_linear import quantize_groups, quantize_rows
 
 
 def run_everything_on_the_strict_device():
-    """Every case, forward and backward, and the five functions that have no derivative."""
+    """Every case, forward and backward, and the six functions that have no derivative."""
     device = strict_device.backend()
     for case in cases():
         OnHost(device).run(case)
@@ -24,7 +24,8 @@ def run_everything_on_the_strict_device():
     logits, uniform = strict_device.asarray(np.eye(3)), strict_device.full((3, 1), 0.5)
     device.sample(logits, uniform=uniform, temperature=0.7, top_k=2, top_p=0.9, min_p=0.1)
     device.sample(logits, uniform=uniform, temperature=0)
-    device.quantized_linear(logits, *quantize_rows(logits))
+    device.quantized_linear(logits, quantize_rows(logits))
+    device.dequantize(quantize_groups(strict_device.ones((3, 4)), 4, 2), uniform[:, 0].astype(int))
 
 
 @pytest.fixture(scope="module")

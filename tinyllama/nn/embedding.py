@@ -2,7 +2,7 @@
 
 from tinyllama.nn.layer import Layer
 from tinyllama.nn.parameters import Declaration
-from tinyllama.ops.quantized_linear import QuantizedWeight
+from tinyllama.ops.quantized_linear import Quantized
 
 
 class Embedding(Layer):
@@ -18,8 +18,8 @@ class Embedding(Layer):
     def forward(self, ids):
         """ids: (...)  ->  y: (..., D), cache. There is no cache, and no backward, where the table is quantised."""
         weight = self.parameters[self.weight]
-        if isinstance(weight, QuantizedWeight):
-            return weight.values[ids] * weight.scales[ids], None        # (..., D) · (..., 1)
+        if isinstance(weight, Quantized):
+            return self.ops.dequantize(weight, ids), None               # (...) -> (..., D)
         return self.ops.embedding_forward(ids, weight)
 
     def backward(self, dy, cache, grads):

@@ -2,7 +2,7 @@
 
 from tinyllama.nn.layer import Layer
 from tinyllama.nn.parameters import Declaration
-from tinyllama.ops.quantized_linear import QuantizedWeight
+from tinyllama.ops.quantized_linear import Quantized
 
 
 class Linear(Layer):
@@ -28,8 +28,8 @@ class Linear(Layer):
         """x: (..., I)  ->  y: (..., O), cache. There is no cache, and no backward, where the weight is quantised."""
         weight = self.parameters[self.weight]
         bias = self.parameters[self.bias] if self.bias else None
-        if isinstance(weight, QuantizedWeight):
-            y = self.ops.quantized_linear(x, weight.values, weight.scales)
+        if isinstance(weight, Quantized):
+            y = self.ops.quantized_linear(x, weight)
             return y if bias is None else y + bias, None
         return self.ops.linear_forward(x, weight, bias)
 

@@ -18,8 +18,8 @@ An operation that calls another takes it as a keyword of that name (`softmax_for
 can hand it its own. The files `array`, `attention_mask` and `counter_random` hold helpers; helpers, such as `sigmoid`
 inside swiglu, are not replaced.
 
-Five functions come without a backward, because nothing is differentiated through them: `adamw_step` and `sgd_step`
-(which update in place), `global_norm`, `sample`, and `quantized_linear`.
+Six functions come without a backward, because nothing is differentiated through them: `adamw_step` and `sgd_step`
+(which update in place), `global_norm`, `sample`, `quantized_linear` and `dequantize`.
 """
 
 from tinyllama.ops.adamw import adamw_step
@@ -35,7 +35,7 @@ from tinyllama.ops.layernorm import layernorm_backward, layernorm_forward
 from tinyllama.ops.linear import linear_backward, linear_forward
 from tinyllama.ops.log_softmax import log_softmax_backward, log_softmax_forward
 from tinyllama.ops.mse import mse_backward, mse_forward
-from tinyllama.ops.quantized_linear import quantized_linear
+from tinyllama.ops.quantized_linear import dequantize, quantized_linear
 from tinyllama.ops.relu import relu_backward, relu_forward
 from tinyllama.ops.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from tinyllama.ops.rope import rope_backward, rope_forward
@@ -57,7 +57,7 @@ OPS = {
         swiglu_forward, swiglu_backward, rmsnorm_forward, rmsnorm_backward, layernorm_forward, layernorm_backward,
         rope_forward, rope_backward, attention_forward, attention_backward,
         attention_tiled_forward, attention_tiled_backward, dropout_forward, dropout_backward,
-        adamw_step, sgd_step, global_norm, sample, quantized_linear,
+        adamw_step, sgd_step, global_norm, sample, quantized_linear, dequantize,
     )
 }
 

@@ -1,5 +1,6 @@
 """The fused step of decoding against the layers: the same logits for every LLaMA that it covers, and the same cache."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -16,14 +17,18 @@ import numba
 
 import tinyllama as tl
 from tinyllama.backends import load_backend
-from tinyllama.backends.cpu import decoding, team
+from tinyllama.backends.cpu import compiling, decoding, team
+from tinyllama.backends.cpu.packed_weight import ROWS, PackedWeight
 from tinyllama.backends.cpu.team import run_as_team
 from tinyllama.backends.threads import run_in_threads
 from tinyllama.generation import ContextLimitWarning
 from tinyllama.models import decoding as models_decoding
 from tinyllama.models.decoding import new_step
+from tinyllama.models.quantization import OnDemand, QuantizedLlama
+from tinyllama.ops.quantized_linear import StackedWeight, quantize_groups, quantize_rows
 
 BACKEND = load_backend("numba")
+quantized_linear = sys.modules["tinyllama.backends.cpu.quantized_linear"]
 CONTEXT = 24
 TEXT = [3, 1, 3, 7, 3, 12, 0, 5, 5, 2, 1, 5, 2, 9, 1, 4, 3, 4, 1, 0, 11]
 COVERED = {
@@ -34,6 +39,8 @@ COVERED = {
     "odd heads, no rotation": {"positions": "none", "head_dim": 5},
     "scaled rotation": {"rope_scaling": mut.LLAMA3}, "a large eps": {"rms_norm_eps": 0.3},
     "biases": {"attention_bias": True, "mlp_bias": True}, "tied": {"tie_word_embeddings": True},
+    "biases of q, k and v alone": {"attention_bias": True, "attention_output_bias": False},
+    "norms of q and k": {"qk_norm": True, "head_dim": 6, "rms_norm_eps": 0.1},
     "shared layers": {"num_hidden_layers": 3, "num_unique_layers": 2},
     "more heads than features": {"hidden_size": 6, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 2},
     "one of each": {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1},
@@ -43,7 +50,10 @@ NOT_COVERED = {
     "sinusoidal positions": {"positions": "sinusoidal"},
 }
 every_kind = pytest.mark.parametrize("kind", COVERED)
-KINDS_OF_WEIGHTS = pytest.mark.parametrize("weights", ["float", "int8"])
+WEIGHTS = {
+    "float": None, "int8": {}, "int8 in groups": {"bits": 8, "group_size": 2}, "int4": {"bits": 4, "group_size": 2},
+}
+KINDS_OF_WEIGHTS = pytest.mark.parametrize("weights", WEIGHTS)
 compiled_only = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="A team, or a signature, is compiled code.")
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
@@ -51,7 +61,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 def make(kind="grouped queries", weights="float", backend=BACKEND, **settings):
     changes = {"max_position_embeddings": CONTEXT} | COVERED.get(kind, NOT_COVERED.get(kind)) | settings
     model = mut.tiny_model(backend=backend, workers=None, **changes)
-    return tl.quantize(model) if weights == "int8" else model
+    return model if weights == "float" else tl.quantize(model, **WEIGHTS[weights])
 
 
 def one_by_one(model, text=TEXT, prompt=0):
@@ -109,9 +119,11 @@ def team_of(monkeypatch):
 @pytest.fixture
 def plain_python(monkeypatch):
     """The fused step without a compiler, as coverage can see it."""
-    monkeypatch.setattr(decoding, "_float_step", decoding._token_step)
-    monkeypatch.setattr(decoding, "_int8_step", decoding._token_step)
+    for compiled, _ in compiling._kernels:
+        function = getattr(compiled, "py_func", compiled)
+        monkeypatch.setitem(function.__globals__, function.__name__, function)
     monkeypatch.setattr(decoding, "cores", lambda: 1)
+    monkeypatch.setattr(quantized_linear, "cores", lambda: 1)
 
 
 # ---- the logits
@@ -181,21 +193,52 @@ def test_a_logit_keeps_its_value_while_the_next_are_computed():
     np.testing.assert_array_equal(first, kept)
 
 
+@DTYPES
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("head_dim", [4, 32, 40])
+def test_matrices_of_different_kinds_and_rows_that_fill_no_block(team_of, steps, dtype, size, head_dim):
+    """Floats, int8 by rows, and int8 and four bits in groups of several sizes, all in one layer."""
+    sizes = {"vocab_size": 2 * ROWS + 13, "hidden_size": 48, "intermediate_size": ROWS + 8, "head_dim": head_dim}
+    original = mut.tiny_model(dtype=dtype, max_position_embeddings=CONTEXT, attention_bias=True, **sizes)
+    makers = [lambda weight: quantize_groups(weight, 4, 4), quantize_rows, lambda weight: quantize_groups(weight, 8, 2),
+              lambda weight: quantize_groups(weight, 4, weight.shape[1]), lambda weight: weight,
+              lambda weight: quantize_groups(weight, 8, weight.shape[1] // 2),
+              lambda weight: quantize_groups(weight, 4, weight.shape[1] // 4)]
+    numbers = {name: number for number, name in enumerate(original.parameters)}
+
+    def held(name):
+        weight = original.parameters[name]
+        return weight if weight.ndim == 1 else makers[numbers[name] % len(makers)](weight)
+
+    team_of(size)
+    model = QuantizedLlama(original.config, OnDemand(held), backend=BACKEND, dtype=dtype)
+    kinds = {type(weight) for weight in model.parameters.values()}
+    assert len(kinds) == 3
+    assert any(isinstance(weight, PackedWeight) and weight.bits == 4 for weight in model.parameters.values())
+    expected = model.logits([TEXT])[0]
+    assert_close(model, one_by_one(model), expected)
+    assert_close(model, one_by_one(model, prompt=9), expected[8:])
+    assert len(steps) == 2 * len(TEXT) - 9
+
+
 @compiled_only
 def test_the_signatures_are_those_with_which_the_kernels_are_called():
-    for weights, compiled in (("float", decoding._float_step), ("int8", decoding._int8_step)):
-        for dtype in ("float32", "float64"):
-            one_by_one(make(weights=weights, dtype=dtype), TEXT[:1])
-        before = len(compiled.signatures)
-        for dtype in ("float32", "float64"):
-            signature = decoding.SIGNATURE.format("int8" if weights == "int8" else dtype)
-            compiled.compile(re.sub(r"\bT\b", dtype, signature))
-        assert len(compiled.signatures) == before == 2
+    for dtype in ("float32", "float64"):
+        for weights in WEIGHTS:
+            model = make(weights=weights, dtype=dtype)
+            one_by_one(model)
+            one_by_one(model, prompt=12)
+    for compiled, signature in compiling._kernels:
+        if compiled.py_func.__module__ in (decoding.__name__, quantized_linear.__name__):
+            before = len(compiled.signatures)
+            for dtype in ("float32", "float64"):
+                compiled.compile(re.sub(r"\bT\b", dtype, signature))
+            assert len(compiled.signatures) == before == (1 if compiled is quantized_linear._meet else 2)
 
 
 def test_weights_with_gaps_are_refused():
     vector, matrix = np.ones(4), np.ones((4, 8))[:, ::2]
-    layer = {"attention_norm": vector, "mlp_norm": vector} | {
+    layer = {"attention_norm": vector, "mlp_norm": vector, "q_norm": None, "k_norm": None} | {
         name: value for part in ("qkv", "output", "gate_up", "down")
         for name, value in ((part, matrix), (f"{part}_bias", None))}
     cache = np.zeros((1, 1, 1, 5, 4))
@@ -235,12 +278,27 @@ def test_a_replaced_operation_is_reached_at_every_token(steps, name):
     assert steps == []
 
 
-def test_a_replaced_product_is_reached_in_a_quantised_model(steps):
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_replaced_product_is_reached_in_a_quantised_model(steps, weights):
     calls = []
-    model = make(weights="int8", backend=mut.spying(calls, "quantized_linear", backend=BACKEND))
+    model = make(weights=weights, backend=mut.spying(calls, "quantized_linear", backend=BACKEND))
     list(model.generate(TEXT[:3], 4))
     assert len(calls) == 4 * (2 * 4 + 1)            # tokens · (layers · products + the head)
     assert steps == []
+    assert not any(isinstance(weight, PackedWeight) for weight in model.parameters.values())
+
+
+@pytest.mark.parametrize("name", ["rmsnorm_forward", "linear_forward", "dequantize"])
+def test_a_quantised_model_works_with_other_operations_replaced(steps, name):
+    calls = []
+    model, plain = (make(weights="int4", backend=backend)
+                    for backend in (mut.spying(calls, name, backend=BACKEND), "numpy"))
+    assert list(model.generate(TEXT[:3], 6, temperature=0)) == list(plain.generate(TEXT[:3], 6, temperature=0))
+    assert steps == []
+    matrices = 2 * (3 + 1 + 2 + 1) + 1                  # in two layers, and the head
+    assert len(calls) == 6 * {"linear_forward": 0, "rmsnorm_forward": 5, "dequantize": 1 + matrices}[name]
+    is_packed = any(isinstance(weight, PackedWeight) for weight in model.parameters.values())
+    assert is_packed == (name == "rmsnorm_forward")
 
 
 # ---- generation
@@ -337,7 +395,7 @@ def test_no_member_runs_ahead_of_what_it_needs(monkeypatch, plain_python, slow):
 
     model = make()
     expected = model.logits([TEXT[:4]])[0]
-    for name in ("_look_up", "_multiply", "_rotate_and_store", "_attend", "_activate"):
+    for name in ("look_up", "multiply", "_rotate_and_store", "_attend", "_activate"):
         monkeypatch.setattr(decoding, name, late(getattr(decoding, name)))
     monkeypatch.setattr(decoding, "meet", lambda meeting, number, size: barrier.wait(30) >= 0)
     monkeypatch.setattr(decoding, "run_as_team", run)
@@ -393,7 +451,8 @@ def test_worker_threads_write_each_for_itself(monkeypatch, team_of):
 FORK = """
 import os, sys
 import models_under_test as mut
-from tinyllama.backends.cpu import decoding, team
+from tinyllama.backends.cpu import compiling, decoding, team
+from tinyllama.backends.cpu.packed_weight import ROWS, PackedWeight
 decoding.cores, decoding.BYTES_OF_A_MEMBER = (lambda: 2), 1
 model = mut.tiny_model(backend="numba", workers=None)
 before = list(model.generate([3, 1], 6, temperature=0))
@@ -436,8 +495,29 @@ def shift_rows(matrix):
     return np.roll(matrix, 1, axis=0)
 
 
+def changed(matrix, change):
+    """change(part) of a quantised matrix, or of every part of one that is stacked."""
+    return StackedWeight(map(change, matrix.parts)) if isinstance(matrix, StackedWeight) else change(matrix)
+
+
 def scale_of_the_next_row(matrix):
-    return matrix._replace(scales=np.roll(matrix.scales, 1, axis=0))
+    return changed(matrix, lambda part: part._replace(scales=np.roll(part.scales, 1, axis=0)))
+
+
+def scale_of_the_next_packed_row(matrix):
+    return changed(matrix, lambda part: dataclasses.replace(part, scales=np.roll(part.scales, 1, axis=2)))
+
+
+def scale_of_the_next_group(matrix):
+    return changed(matrix, lambda part: dataclasses.replace(part, scales=np.roll(part.scales, 1, axis=1)))
+
+
+def halves_exchanged(matrix):
+    return changed(matrix, lambda part: dataclasses.replace(part, values=part.values % 16 * 16 + part.values // 16))
+
+
+def no_offsets(matrix):
+    return changed(matrix, lambda part: dataclasses.replace(part, offsets=None))
 
 
 def double_queries(matrix):
@@ -452,6 +532,15 @@ MISTAKES = {
     "scale of the wrong row": ("int8", of_every_layer("gate_up", scale_of_the_next_row)),
     "scale of the wrong row in the head": (
         "int8", lambda weights: weights.update(head=scale_of_the_next_row(weights["head"]))),
+    "packed scale of the wrong row": ("int4", of_every_layer("gate_up", scale_of_the_next_packed_row)),
+    "scale of the wrong group": ("int8 in groups", of_every_layer("output", scale_of_the_next_group)),
+    "scale of the wrong group in the embedding": (
+        "int4", lambda weights: weights.update(embedding=scale_of_the_next_group(weights["embedding"]))),
+    "halves of the bytes exchanged": ("int4", of_every_layer("qkv", halves_exchanged)),
+    "no offsets": ("int4", of_every_layer("down", no_offsets)),
+    "no norm of k": ("float", of_every_layer("k_norm", lambda norm: None)),
+    "the norm of q for k": ("float", lambda weights: [layer.update(k_norm=layer["q_norm"])
+                                                      for layer in weights["layers"]]),
     "scores not divided": ("float", of_every_layer("qkv", double_queries)),
     "no rotation": ("float", lambda weights: weights.update(cos=None, sin=None)),
     "keys and values exchanged": (
@@ -465,7 +554,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_found(monkeypatch, mistake):
     weights, change = MISTAKES[mistake]
-    model = make(weights=weights, sliding_window=5, attention_bias=True)
+    model = make(weights=weights, sliding_window=5, attention_bias=True, qk_norm="norm of" in mistake)
     text, prompt = TEXT[:12], 9                 # the prompt comes through BLAS, and only then the fused step
     expected = model.logits([text])[0, prompt - 1:]
     assert_close(model, one_by_one(model, text, prompt), expected)

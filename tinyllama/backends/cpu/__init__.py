@@ -2,8 +2,9 @@
 
 The files named in OPERATIONS replace those of the same name in `tinyllama/ops/`, which is the version to read first.
 Others are what kernels are made of: how they are compiled (`compiling`), one number (`exponential`), one row
-(`maximum`, `attention_softmax`, `matrix_vector`), a matrix product (`blas`), a long array (`slices`); the two ways of
-attention (`attention_fused`, `attention_blocks`); and a whole token at once (`decoding`, with the threads of a `team`).
+(`maximum`, `attention_softmax`, `matrix_vector`), a quantised matrix (`packed_weight`), a matrix product (`blas`), a
+long array (`slices`); the two ways of attention (`attention_fused`, `attention_blocks`); and a whole token at once
+(`decoding`, with its `matrices` of every kind and the threads of a `team`).
 To begin with: compiling, relu, softmax, rmsnorm, attention.
 """
 
@@ -35,6 +36,7 @@ def load():
         from tinyllama.backends.cpu.compiling import check_the_compiler, compile_kernels
         check_the_compiler()
         from tinyllama.backends.cpu.decoding import new_token_step
+        from tinyllama.backends.cpu.packed_weight import pack
         modules = [importlib.import_module(f"{__name__}.{name}") for name in OPERATIONS]
     except Exception as error:          # Numba has many ways to fail, and each means the same here
         what = f"{type(error).__name__}: {error}"
@@ -42,5 +44,5 @@ def load():
     functions = {name: next((vars(module)[name] for module in modules if name in vars(module)), readable)
                  for name, readable in OPS.items()}
     return Backend("numba", np, functions, asarray=np.asarray, to_numpy=np.asarray, zeros=aligned_zeros,
-                   synchronize=lambda: None, runs_in_threads=True, new_token_step=new_token_step,
+                   synchronize=lambda: None, runs_in_threads=True, new_token_step=new_token_step, pack=pack,
                    compile_kernels=compile_kernels)

@@ -5,25 +5,34 @@ Every member of the team computes its share of the rows of each product, and its
 others where it needs what they have computed. The norms are so cheap that each member computes them for itself.
 """
 
-import ctypes
 import functools
 
 import numpy as np
-from numba import carray, config, types
-from numba.extending import intrinsic, overload, register_jitable
+from numba import config
+from numba.extending import register_jitable
 
 from tinyllama.backends.cpu.compiling import kernel
 from tinyllama.backends.cpu.exponential import exponential
-from tinyllama.backends.cpu.matrix_vector import multiply_rows
+from tinyllama.backends.cpu.matrices import (
+    LENGTH,
+    address_of,
+    array_at,
+    describe,
+    look_up,
+    most_groups,
+    multiply,
+    split,
+    unit,
+)
+from tinyllama.backends.cpu.packed_weight import ROWS
 from tinyllama.backends.cpu.team import meet, run_as_team, share
 from tinyllama.backends.threads import cores
 
-# What a layer is made of, in the order of its row of addresses: two norms, and four matrices with scales and a bias.
-VECTORS = ("attention_norm", "mlp_norm")
-MATRICES = ("qkv", "output", "gate_up", "down")
-ATTENTION_NORM, MLP_NORM, QKV, OUTPUT, GATE_UP, DOWN = 0, 1, 2, 5, 8, 11
-EMBEDDING, NORM, HEAD = 0, 3, 4
-SCALES, BIAS = 1, 2             # places after that of the matrix
+# What a layer is made of, in the order of its row of numbers: the addresses of four norms, and seven matrices.
+VECTORS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
+ATTENTION_NORM, MLP_NORM, Q_NORM, K_NORM = range(4)
+Q, K, V, OUTPUT, GATE, UP, DOWN = range(4, 4 + 7 * LENGTH, LENGTH)
+EMBEDDING, HEAD, NORM = 0, LENGTH, 2 * LENGTH           # the row of what lies around the layers
 BYTES_OF_A_MEMBER = 2**22       # of weights: with less, a member costs more than it brings
 
 
@@ -31,9 +40,10 @@ def new_token_step(*, embedding, layers, norm, head, eps, cos, sin, heads, windo
     """A function step(token, position) -> logits (V,): one token of one text through a LLaMA.
 
     embedding, head: matrices (V, hidden). norm: (hidden,). layers: a dictionary for each block, with the vectors
-    "attention_norm" and "mlp_norm" (hidden,) and the matrices "qkv" ((H + 2 KV) D, hidden), "output" (hidden, H D),
-    "gate_up" (2 I, hidden) and "down" (hidden, I), each with a bias as in "qkv_bias", which may be None. A matrix is an
-    array of the dtype of the norms, or a `QuantizedWeight`; all are of one kind.
+    "attention_norm" and "mlp_norm" (hidden,), "q_norm" and "k_norm" (D,) or None, and the matrices
+    "qkv" ((H + 2 KV) D, hidden), "output" (hidden, H D), "gate_up" (2 I, hidden) and "down" (hidden, I), each with a
+    bias as in "qkv_bias", which may be None. A matrix is an array of the dtype of the norms, or a quantised weight as
+    `pack` returns it; "qkv" and "gate_up" are arrays or a `StackedWeight` of three and of two.
     eps: that of the norms. cos, sin: (P, D/2), or None for no rotation. heads: H. window: how many tokens back a token
     sees, or None. keys, values: (layers, 1, KV, capacity, D), which hold the tokens before `position` and are given
     this one's. workers: the largest number of threads; None is as many as the process has cores.
@@ -45,20 +55,21 @@ def new_token_step(*, embedding, layers, norm, head, eps, cos, sin, heads, windo
     capacity, head_dim = keys.shape[3:]
     sizes = (embedding.shape[1], heads, keys.shape[2], head_dim, layers[0]["down"].shape[1], head.shape[0])
     hidden, _, key_value_heads, _, intermediate, vocab_size = sizes
-    addresses = np.array([[_address(layer[name]) for name in VECTORS]
-                          + [part for name in MATRICES for part in _matrix(layer[name], layer[f"{name}_bias"])]
-                          for layer in layers])                                         # (layers, 14)
-    ends = np.array([*_matrix(embedding, None), _address(norm), *_matrix(head, None)])  # (7,)
+    parts = [_matrices(layer, heads * head_dim, key_value_heads * head_dim, intermediate) for layer in layers]
+    table = np.array([[address_of(layer[name]) for name in VECTORS]
+                      + [number for matrix, bias in of_a_layer for number in describe(matrix, bias)]
+                      for layer, of_a_layer in zip(layers, parts, strict=True)])        # (layers, 4 + 7 · LENGTH)
+    ends = np.array([*describe(embedding), *describe(head), address_of(norm)])          # (2 · LENGTH + 1,)
+    matrices = [matrix for of_a_layer in parts for matrix, _ in of_a_layer] + [head]
     no_table = np.empty((0, 0), dtype)
     tables = (no_table, no_table) if cos is None else (cos, sin)
     cache = tuple(array.reshape(len(layers), key_value_heads, capacity, head_dim) for array in (keys, values))
-    kind = np.empty(0, _values(head).dtype)
-    compiled = _int8_step if kind.dtype == np.int8 else _float_step
     shared = tuple(np.empty(size, dtype) for size in (
         hidden, (heads + 2 * key_value_heads) * head_dim, heads * head_dim, intermediate))
-    size = _choose_size(workers, sum(_values(layer[name]).nbytes for layer in layers for name in MATRICES)
-                        + _values(head).nbytes)
-    own = [tuple(np.empty(length, dtype) for length in (hidden, capacity, 2 * intermediate)) for _ in range(size)]
+    size = _choose_size(workers, sum(matrix.nbytes for matrix in matrices))
+    lengths = (hidden, capacity, 2 * intermediate, most_groups(matrices) + ROWS)
+    own = [tuple(np.empty(length, dtype) for length in lengths) for _ in range(size)]
+    together, bytes_of = max(map(unit, matrices)), np.empty(0, np.uint8)
 
     def step(token, position):
         if not 0 <= position < capacity or not 0 <= token < vocab_size:
@@ -66,7 +77,7 @@ def new_token_step(*, embedding, layers, norm, head, eps, cos, sin, heads, windo
                              f"got {token} at {position}")
         logits = np.empty(vocab_size, dtype)
         first = 0 if window is None else max(position - window + 1, 0)
-        work = functools.partial(_work, compiled, own, token, position, first, sizes, dtype.type(eps), kind, addresses,
+        work = functools.partial(_work, own, token, position, first, sizes, together, dtype.type(eps), bytes_of, table,
                                  ends, *tables, *cache, shared, logits)
         run_as_team(work, size)
         return logits
@@ -75,9 +86,17 @@ def new_token_step(*, embedding, layers, norm, head, eps, cos, sin, heads, windo
     return step
 
 
-def _work(compiled, own, token, position, first, *arguments):
+def _matrices(layer, query_rows, key_value_rows, intermediate):
+    """[(matrix, bias), ...] of a layer, in the order of its row of numbers."""
+    return [*split(layer["qkv"], layer["qkv_bias"], (query_rows, key_value_rows, key_value_rows)),
+            (layer["output"], layer["output_bias"]),
+            *split(layer["gate_up"], layer["gate_up_bias"], (intermediate, intermediate)),
+            (layer["down"], layer["down_bias"])]
+
+
+def _work(own, token, position, first, *arguments):
     *others, rank, size, meeting = arguments
-    return compiled(rank, size, meeting, token, position, first, *others, own[rank])
+    return _token_step(rank, size, meeting, token, position, first, *others, own[rank])
 
 
 def _choose_size(workers, nbytes):
@@ -87,43 +106,35 @@ def _choose_size(workers, nbytes):
     return max(1, min(most, nbytes // BYTES_OF_A_MEMBER))
 
 
-def _values(matrix):
-    return matrix[0] if isinstance(matrix, tuple) else matrix
-
-
-def _matrix(matrix, bias):
-    """The addresses of a matrix, of its scales and of its bias; 0 for what is not there."""
-    scales = matrix[1] if isinstance(matrix, tuple) else None
-    return [_address(_values(matrix)), _address(scales), _address(bias)]
-
-
-def _address(array):
-    if array is None:
-        return 0
-    if not array.flags.c_contiguous:
-        raise ValueError(f"new_token_step: expected contiguous arrays, got the strides {array.strides}")
-    return array.ctypes.data
-
-
-def _token_step(rank, size, meeting, token, position, first, sizes, eps, kind, addresses, ends, cos, sin, keys, values,
-                shared, logits, own):
+@kernel("(int64, int64, int64[::1], int64, int64, int64, UniTuple(int64, 6), int64, T, uint8[::1], int64[:, ::1], "
+        "int64[::1], T[:, ::1], T[:, ::1], T[:, :, :, ::1], T[:, :, :, ::1], UniTuple(T[::1], 4), T[::1], "
+        "UniTuple(T[::1], 4))")
+def _token_step(rank, size, meeting, token, position, first, sizes, together, eps, bytes_of, table, ends, cos, sin,
+                keys, values, shared, logits, own):
     """Write one member's rows of logits (V,); False where a meeting was cancelled.
 
-    shared: arrays for all members; own: arrays for this one.
+    together: how many rows of a matrix are not to be divided. shared: arrays for all members; own: for this one.
     """
     hidden, heads, key_value_heads, head_dim, intermediate, vocab_size = sizes
     x, qkv, attended, activated = shared
-    normed, scores, gate_up = own
+    normed, scores, gate_up, work = own
     met = 1
     if rank == 0:
-        _look_up(token, ends, kind, x)
+        look_up(ends, EMBEDDING, bytes_of, token, x)
     if not meet(meeting, met, size):
         return False
-    for layer in range(len(addresses)):
-        row = addresses[layer]
+    for layer in range(len(table)):
+        row = table[layer]
         _normalise(x, row[ATTENTION_NORM], eps, normed)
         first_head, last_head = share(heads + 2 * key_value_heads, rank, size)
-        _multiply(row, QKV, kind, len(qkv), first_head * head_dim, last_head * head_dim, normed, qkv)
+        start = 0
+        for place, count in ((Q, heads), (K, key_value_heads), (V, key_value_heads)):
+            first_row = min(max(first_head - start, 0), count) * head_dim
+            last_row = min(max(last_head - start, 0), count) * head_dim
+            multiply(row, place, bytes_of, count * head_dim, first_row, last_row, normed, work, qkv[start * head_dim:])
+            start += count
+        _normalise_heads(qkv, first_head, last_head, 0, heads, row[Q_NORM], eps, head_dim)
+        _normalise_heads(qkv, first_head, last_head, heads, heads + key_value_heads, row[K_NORM], eps, head_dim)
         _rotate_and_store(qkv, first_head, last_head, heads, position, cos, sin, keys[layer], values[layer])
         met += 1
         if not meet(meeting, met, size):
@@ -136,52 +147,45 @@ def _token_step(rank, size, meeting, token, position, first, sizes, eps, kind, a
         met += 1
         if not meet(meeting, met, size):
             return False
-        first_row, last_row = share(hidden, rank, size)
-        _multiply(row, OUTPUT, kind, hidden, first_row, last_row, attended, normed)
+        first_row, last_row = _share_rows(hidden, together, rank, size)
+        multiply(row, OUTPUT, bytes_of, hidden, first_row, last_row, attended, work, normed)
         for i in range(first_row, last_row):
             x[i] += normed[i]
         met += 1
         if not meet(meeting, met, size):
             return False
         _normalise(x, row[MLP_NORM], eps, normed)
-        first_row, last_row = share(intermediate, rank, size)
-        _multiply(row, GATE_UP, kind, 2 * intermediate, first_row, last_row, normed, gate_up)
-        _multiply(row, GATE_UP, kind, 2 * intermediate, intermediate + first_row, intermediate + last_row, normed,
-                  gate_up)
-        _activate(gate_up[first_row:last_row], gate_up[intermediate + first_row:intermediate + last_row],
-                  activated[first_row:last_row])
+        first_row, last_row = _share_rows(intermediate, together, rank, size)
+        gate, up = gate_up[:intermediate], gate_up[intermediate:]
+        multiply(row, GATE, bytes_of, intermediate, first_row, last_row, normed, work, gate)
+        multiply(row, UP, bytes_of, intermediate, first_row, last_row, normed, work, up)
+        _activate(gate[first_row:last_row], up[first_row:last_row], activated[first_row:last_row])
         met += 1
         if not meet(meeting, met, size):
             return False
-        first_row, last_row = share(hidden, rank, size)
-        _multiply(row, DOWN, kind, hidden, first_row, last_row, activated, normed)
+        first_row, last_row = _share_rows(hidden, together, rank, size)
+        multiply(row, DOWN, bytes_of, hidden, first_row, last_row, activated, work, normed)
         for i in range(first_row, last_row):
             x[i] += normed[i]
         met += 1
         if not meet(meeting, met, size):
             return False
     _normalise(x, ends[NORM], eps, normed)
-    first_row, last_row = share(vocab_size, rank, size)
-    _multiply(ends, HEAD, kind, vocab_size, first_row, last_row, normed, logits)
+    first_row, last_row = _share_rows(vocab_size, together, rank, size)
+    multiply(ends, HEAD, bytes_of, vocab_size, first_row, last_row, normed, work, logits)
     return meet(meeting, met + 1, size)
 
 
 @register_jitable
-def _look_up(token, ends, kind, x):
-    """x = embedding[token]."""
-    width = x.size
-    table = array_at(ends[EMBEDDING], (token + 1) * width, kind)
-    for j in range(width):
-        x[j] = table[token * width + j]
-    if ends[EMBEDDING + SCALES] != 0:
-        scale = array_at(ends[EMBEDDING + SCALES], token + 1, x)[token]
-        for j in range(width):
-            x[j] *= scale
+def _share_rows(count, together, rank, size):
+    """(first, last): the rows that fall to a member, a whole number of blocks of `together` rows but for the last."""
+    first, last = share((count + together - 1) // together, rank, size)
+    return first * together, min(last * together, count)
 
 
 @register_jitable
 def _normalise(x, address, eps, y):
-    """y = rmsnorm(x) with the weight that lies at `address`."""
+    """y = rmsnorm(x) with the weight that lies at `address`. x and y may be the same."""
     weight = array_at(address, x.size, x)
     one, total, count = x.dtype.type(1), x.dtype.type(0), x.dtype.type(x.size)
     for j in range(x.size):
@@ -192,15 +196,15 @@ def _normalise(x, address, eps, y):
 
 
 @register_jitable
-def _multiply(row, place, kind, outputs, first, last, x, y):
-    """y[r] = weight[r] · x + bias[r] for the rows r from `first` to `last` - 1 of the matrix at this place."""
-    weights = array_at(row[place], outputs * x.size, kind)
-    scales = array_at(row[place + SCALES], outputs, x)
-    multiply_rows(weights, scales, first, last, x, y)
-    if row[place + BIAS] != 0:
-        bias = array_at(row[place + BIAS], outputs, x)
-        for r in range(first, last):
-            y[r] += bias[r]
+def _normalise_heads(qkv, first_head, last_head, first, last, address, eps, width):
+    """Normalise those of the heads `first_head` to `last_head` - 1 that are from `first` to `last` - 1, in place.
+
+    Where the address of the weight is 0, there is no norm.
+    """
+    if address != 0:
+        for head in range(max(first_head, first), min(last_head, last)):
+            vector = qkv[head * width:(head + 1) * width]
+            _normalise(vector, address, eps, vector)
 
 
 @register_jitable
@@ -262,35 +266,3 @@ def _activate(gate, up, y):
         g = gate[j]
         held = lowest if g < lowest else g              # as in the readable sigmoid
         y[j] = g / (one + exponential(-held)) * up[j]
-
-
-# ---- the kernels: one for each kind of weights
-
-SIGNATURE = ("(int64, int64, int64[::1], int64, int64, int64, UniTuple(int64, 6), T, {}[::1], int64[:, ::1], "
-             "int64[::1], T[:, ::1], T[:, ::1], T[:, :, :, ::1], T[:, :, :, ::1], UniTuple(T[::1], 4), T[::1], "
-             "UniTuple(T[::1], 3))")
-
-_float_step = kernel(SIGNATURE.format("T"))(_token_step)
-_int8_step = kernel(SIGNATURE.format("int8"))(_token_step)
-
-
-# ---- an array by its address, because a kernel takes no list of arrays of different shapes
-
-def array_at(address, length, like):
-    """The array of `length` numbers of the dtype of `like` that lies at an address."""
-    memory = (ctypes.c_char * (length * like.itemsize)).from_address(int(address))
-    return np.frombuffer(memory, like.dtype)
-
-
-@overload(array_at, inline="always")
-def _compiled_array_at(address, length, like):
-    return lambda address, length, like: carray(_pointer(address, like), (length,))
-
-
-@intrinsic
-def _pointer(typing, address, like):
-    pointer = types.CPointer(like.dtype)
-
-    def generate(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(pointer))
-    return pointer(address, like), generate
