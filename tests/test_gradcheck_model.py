@@ -228,7 +228,7 @@ def embedding_does_nothing(self, dy, cache, grads):
 
 def keys_and_values_exchanged(self, dy, cache, grads):
     backward, heads = self.ops.attention_backward, self.key_value_heads
-    qkv_cache, q_cache, k_cache, attention_cache, output_cache = cache
+    qkv_cache, _, _, q_cache, k_cache, attention_cache, output_cache = cache
     dy = self._split_heads(self.output.backward(dy, output_cache, grads))
     dq, dk, dv = backward(dy, attention_cache)
     assert dk.shape[1] == heads

@@ -1,4 +1,4 @@
-"""The configuration: what it refuses, how it fills in what is not said, and the files it reads and writes."""
+"""The configuration: what it refuses, how it fills in what is not said, and the dictionary that it is written as."""
 
 import dataclasses
 import json
@@ -9,14 +9,6 @@ import pytest
 from tinyllama.models import LlamaConfig
 
 SIZES = {"vocab_size": 32, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6}
-HUGGING_FACE = {
-    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 1,
-    "eos_token_id": [2, 3], "head_dim": 4, "hidden_act": "silu", "hidden_size": 24, "initializer_range": 0.02,
-    "intermediate_size": 40, "max_position_embeddings": 64, "mlp_bias": False, "model_type": "llama",
-    "num_attention_heads": 6, "num_hidden_layers": 3, "num_key_value_heads": 2, "pretraining_tp": 1,
-    "rms_norm_eps": 1e-6, "rope_scaling": None, "rope_theta": 500000.0, "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16", "transformers_version": "4.48.0", "use_cache": True, "vocab_size": 32,
-}
 
 
 def make(**changes):
@@ -33,6 +25,8 @@ def test_what_is_not_said_is_as_usual():
     assert config.embedding_initializer_range == config.initializer_range == 0.02
     assert (config.norm, config.mlp, config.positions) == ("rmsnorm", "swiglu", "rope")
     assert config.end_tokens == ()
+    assert config.attention_output_bias is False
+    assert make(attention_bias=True).attention_output_bias is True
 
 
 def test_what_is_said_stays():
@@ -96,8 +90,11 @@ def test_a_configuration_does_not_change():
     ({"tie_word_embeddings": "false"}, "tie_word_embeddings", "True or False", "'false'"),
     ({"attention_bias": 1}, "attention_bias", "True or False", "1"),
     ({"mlp_bias": None}, "mlp_bias", "True or False", "None"),
+    ({"qk_norm": None}, "qk_norm", "True or False", "None"),
+    ({"attention_output_bias": 1}, "attention_output_bias", "True, False or None", "1"),
     ({"rope_scaling": "linear"}, "rope_scaling", "a dictionary, or None", "'linear'"),
     ({"bos_token_id": 32}, "bos_token_id or eos_token_id", "a token from 0 to 31", "32"),
+    ({"bos_token_id": True}, "bos_token_id or eos_token_id", "a token from 0 to 31", "True"),
     ({"eos_token_id": -1}, "bos_token_id or eos_token_id", "a token from 0 to 31", "-1"),
     ({"eos_token_id": [2, 32]}, "bos_token_id or eos_token_id", "a token from 0 to 31", "32"),
     ({"eos_token_id": "2"}, "bos_token_id or eos_token_id", "a token from 0 to 31", "'2'"),
@@ -132,80 +129,14 @@ def test_heads_need_not_divide_the_hidden_size_where_head_dim_is_given():
     assert make(num_attention_heads=5, num_key_value_heads=5, head_dim=8).head_dim == 8
 
 
-# ---- files
-
-def test_a_file_of_hugging_face():
-    config = LlamaConfig.from_dict(HUGGING_FACE)
-    assert config == LlamaConfig(**SIZES, num_key_value_heads=2, head_dim=4, max_position_embeddings=64,
-                                 rms_norm_eps=1e-6, rope_theta=500000.0, tie_word_embeddings=True, bos_token_id=1,
-                                 eos_token_id=[2, 3])
-    assert config.is_plain_llama
-
-
-@pytest.mark.parametrize("newer, older", [
-    ({"rope_theta": 500.0, "rope_type": "default"}, {"rope_theta": 500.0, "rope_scaling": None}),
-    ({"rope_theta": 500.0}, {"rope_theta": 500.0, "rope_scaling": None}),
-    ({"rope_theta": 500.0, **mut.LLAMA3}, {"rope_theta": 500.0, "rope_scaling": mut.LLAMA3}),
-    ({"rope_theta": 500.0, "rope_type": "linear", "factor": 2.0},
-     {"rope_theta": 500.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
-    (mut.LLAMA3, {"rope_scaling": mut.LLAMA3}),
-], ids=["default", "theta alone", "llama3", "linear", "without theta"])
-def test_both_spellings_of_the_rotation_mean_the_same(newer, older):
-    from_newer = LlamaConfig.from_dict({"model_type": "llama", **SIZES, "rope_parameters": newer})
-    from_older = LlamaConfig.from_dict({"model_type": "llama", **SIZES, **older})
-    assert from_newer == from_older
-    assert from_newer.rope_theta == older.get("rope_theta", 10000.0)
-    assert from_newer.rope_scaling == older["rope_scaling"]
-
-
-def test_what_a_file_of_hugging_face_leaves_out_is_as_transformers_has_it():
-    config = LlamaConfig.from_dict({"model_type": "llama", **SIZES})
-    assert (config.rms_norm_eps, config.bos_token_id, config.eos_token_id) == (1e-6, 1, 2)
-    ours = LlamaConfig.from_dict(SIZES)
-    assert (ours.rms_norm_eps, ours.bos_token_id, ours.eos_token_id) == (1e-5, None, None)
-
-
-def test_the_oldest_spelling_of_the_kind_of_scaling():
-    config = LlamaConfig.from_dict({**SIZES, "rope_scaling": {"type": "linear", "factor": 2.0}})
-    expected = make(rope_scaling={"rope_type": "linear", "factor": 2.0})
-    assert logits_of(config) == logits_of(expected)
-    assert logits_of(config) != logits_of(make())
-
-
-def logits_of(config):
-    return mut.Llama(config, dtype="float64").logits(mut.IDS).tobytes()
-
-
-@pytest.mark.parametrize("settings, message", [
-    ({**SIZES, "model_type": "mistral"}, "model_type: expected 'llama' or 'tinyllama', got 'mistral'"),
-    ({**SIZES, "hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
-    ({**SIZES, "rope_parameters": "linear"}, "rope_parameters or rope_scaling: expected a dictionary, or None, "
-     "got 'linear'"),
-    ({**SIZES, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
-     "partial_rotary_factor: expected 1, got 0.5"),
-    ({**SIZES, "num_key_value_heads": 4}, "num_key_value_heads: expected a divisor of num_attention_heads=6, got 4"),
-])
-def test_a_file_that_cannot_be_read_says_why(settings, message):
-    with pytest.raises(ValueError) as caught:
-        LlamaConfig.from_dict(settings)
-    assert str(caught.value) == message
-
-
-def test_a_rotation_without_its_kind_is_refused():
-    with pytest.raises(ValueError, match="rope_scaling: expected rope_type"):
-        LlamaConfig.from_dict({**SIZES, "rope_parameters": {"rope_theta": 500.0, "factor": 2.0}})
-
-
-def test_all_missing_keys_are_named():
-    with pytest.raises(ValueError, match=r"config: expected the keys vocab_size, .*no intermediate_size, num_hidden_"):
-        LlamaConfig.from_dict({"vocab_size": 32, "hidden_size": 24, "num_attention_heads": 6})
-
+# ---- as a dictionary
 
 VARIANTS = [
     {}, {"num_key_value_heads": 2, "head_dim": 8, "eos_token_id": [2, 3], "bos_token_id": 1},
     {"rope_scaling": mut.LLAMA3, "rope_theta": 500.0}, {"norm": "layernorm"},
     {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
     {"mlp": "relu"}, {"mlp": "gelu", "positions": "learned"}, {"positions": "sinusoidal"},
+    {"qk_norm": True}, {"attention_output_bias": True}, {"attention_bias": True, "attention_output_bias": False},
     {"positions": "none", "head_dim": 5}, {"num_unique_layers": 2}, {"sliding_window": 7}, {"dropout": 0.1},
     {"embedding_initializer_range": 0.5, "initializer_range": 0.1, "rms_norm_eps": 1e-6, "max_position_embeddings": 99},
 ]
@@ -214,16 +145,26 @@ VARIANTS = [
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_what_is_written_is_read_back(changes):
     config = make(**changes)
-    assert LlamaConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-
-
-@pytest.mark.parametrize("changes", VARIANTS)
-def test_only_a_plain_llama_calls_itself_one(changes):
-    config = make(**changes)
-    plain = not set(changes) & {"norm", "mlp", "positions", "num_unique_layers", "sliding_window"}
     written = config.to_dict()
-    assert config.is_plain_llama == plain
-    assert written["model_type"] == ("llama" if plain else "tinyllama")
-    assert (written.get("architectures") == ["LlamaForCausalLM"]) == plain
-    if plain:
-        assert not {"norm", "mlp", "positions", "num_unique_layers", "sliding_window"} & set(written)
+    assert set(written) == {"model_type"} | {field.name for field in dataclasses.fields(config)}
+    assert LlamaConfig.from_dict(json.loads(json.dumps(written))) == config
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"model_type": "mistral", **SIZES}, "model_type: expected 'tinyllama', got 'mistral'"),
+    (SIZES, "model_type: expected 'tinyllama', got None"),
+    ({"model_type": "tinyllama", **SIZES, "num_key_value_heads": 4},
+     "num_key_value_heads: expected a divisor of num_attention_heads=6, got 4"),
+])
+def test_a_dictionary_that_cannot_be_read_says_why(settings, message):
+    with pytest.raises(ValueError) as caught:
+        LlamaConfig.from_dict(settings)
+    assert str(caught.value) == message
+
+
+def test_missing_and_unknown_keys_are_named():
+    with pytest.raises(ValueError, match=r"config: expected the keys vocab_size, .* got 'no intermediate_size, num_h"):
+        LlamaConfig.from_dict({"model_type": "tinyllama", "vocab_size": 32, "hidden_size": 24,
+                               "num_attention_heads": 6})
+    with pytest.raises(ValueError, match=r"config: expected the keys vocab_size, .* got 'rope_parameters'"):
+        LlamaConfig.from_dict({"model_type": "tinyllama", **SIZES, "rope_parameters": {"rope_theta": 500.0}})

@@ -1,5 +1,7 @@
 """Every layer: are its gradients the derivatives, does backward add, skip what is frozen, and keep no state?"""
 
+from unittest import mock
+
 import models_under_test as mut
 import numpy as np
 import pytest
@@ -74,6 +76,10 @@ LAYERS = {
     "attention, no rotation": (attention, (X, Context())),
     "attention, a window": (lambda: attention(window=2), (X, rotation())),
     "attention, documents": (attention, (X, rotation()._replace(documents=DOCUMENTS))),
+    "attention, norms of q and k": (lambda: attention(qk_norm=True, norm_eps=0.3, window=3), (X, rotation())),
+    "attention, norms and biases but none of o": (lambda: attention(qk_norm=True, bias=True, output_bias=False),
+                                                  (X, rotation())),
+    "attention with a bias of o alone": (lambda: attention(output_bias=True), (X, rotation())),
     "attention with biases": (lambda: attention(bias=True), (X, rotation())),
     "attention with biases, no rotation": (lambda: attention(bias=True), (X, Context())),
     "attention, one query head": (lambda: attention(heads=1, key_value_heads=1), (X, rotation())),
@@ -254,13 +260,32 @@ class BlockWithoutTheFirstResidual(Block):
 
 class AttentionThatForgetsToRotateBack(Attention):
     def backward(self, dy, cache, grads):
-        return super().backward(dy, (cache[0], None, None, *cache[3:]), grads)
+        return super().backward(dy, (*cache[:3], None, None, *cache[5:]), grads)
 
 
 class AttentionThatForgetsValues(Attention):
     def backward(self, dy, cache, grads):
-        qkv, q, k, attention_cache, output = cache
-        return super().backward(dy, (qkv, q, k, attention_cache._replace(v=attention_cache.k), output), grads)
+        *others, attention_cache, output = cache
+        return super().backward(dy, (*others, attention_cache._replace(v=attention_cache.k), output), grads)
+
+
+class AttentionThatForgetsTheNormOfKeys(Attention):
+    def backward(self, dy, cache, grads):
+        with mock.patch.object(self.k_norm, "backward", lambda dk, *rest: dk):
+            return super().backward(dy, cache, grads)
+
+
+class AttentionThatRotatesBackAfterTheNorms(Attention):
+    """The norms and the rotation are undone in the order of forward."""
+
+    def backward(self, dy, cache, grads):
+        qkv, q_norm, k_norm, q, k, *others = cache
+        ops, late = self.ops, iter((q, k))
+        norms = [self.q_norm.backward, self.k_norm.backward]
+        turned = [lambda d, c, g, f=f: ops.rope_backward(f(d, c, g), next(late)) for f in norms]
+        with mock.patch.object(self.q_norm, "backward", turned[0]), \
+                mock.patch.object(self.k_norm, "backward", turned[1]):
+            return super().backward(dy, (qkv, q_norm, k_norm, None, None, *others), grads)
 
 
 class AttentionThatMergesHeadsWithoutTransposing(Attention):
@@ -309,6 +334,9 @@ WRONG = {
     "second residual": (lambda: block(BlockWithoutTheSecondResidual), (X, rotation())),
     "first residual": (lambda: block(BlockWithoutTheFirstResidual), (X, rotation())),
     "rope_backward": (lambda: attention(AttentionThatForgetsToRotateBack), (X, rotation())),
+    "norm of keys": (lambda: attention(AttentionThatForgetsTheNormOfKeys, qk_norm=True), (X, rotation())),
+    "norms before the rotation": (lambda: attention(AttentionThatRotatesBackAfterTheNorms, qk_norm=True),
+                                  (X, rotation())),
     "keys for values": (lambda: attention(AttentionThatForgetsValues), (X, rotation())),
     "heads merged wrongly": (lambda: attention(AttentionThatMergesHeadsWithoutTransposing), (X, rotation())),
     "gate and up swapped": (lambda: SwiGLUThatSwaps("mlp", HIDDEN, 7), (X,)),

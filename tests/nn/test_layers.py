@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tinyllama.backends import load_backend
+from tinyllama.backends.threads import run_in_threads
 from tinyllama.nn import (
     MLP,
     Attention,
@@ -123,6 +124,33 @@ def test_rotary_tables_are_computed_in_float64_and_stored_in_the_dtype_of_the_mo
     np.testing.assert_array_equal(single.sin, double.sin.astype(np.float32))
 
 
+def test_rotary_tables_are_computed_when_they_are_needed_up_to_the_next_power_of_two():
+    table = RotaryTable(10**12, 4, theta=100.0, scaling=None, backend=NUMPY, dtype="float64")
+    few = table.at(slice(2, 5))[0]
+    assert len(table.tables(3)[0]) == 8
+    more = table.at(slice(0, 9))[0]
+    assert len(table.tables(3)[0]) == 16
+    np.testing.assert_array_equal(few, more[2:5])
+    np.testing.assert_array_equal(table.at(np.array([[40], [7]]), 64)[0][1, 0, 0], more[7])
+
+
+def test_rotary_tables_end_with_the_context():
+    table = RotaryTable(11, 4, theta=100.0, scaling=None, backend=NUMPY, dtype="float64")
+    assert [len(array) for array in table.tables(9)] == [11, 11]
+    assert [len(array) for array in table.tables()] == [11, 11]
+    assert [len(array) for array in table.tables(500)] == [11, 11]
+
+
+def test_rotary_tables_that_grow_in_several_threads_are_right_in_each():
+    expected = rotation(slice(0, 4096), length=4096).sin
+    for _ in range(20):
+        table = RotaryTable(4096, 4, theta=100.0, scaling=None, backend=NUMPY, dtype="float64")
+        ends = [5, 4096, 300, 17, 4000, 64]
+        tables = run_in_threads([lambda end=end, table=table: table.at(slice(0, end))[1] for end in ends])
+        for end, sin in zip(ends, tables, strict=True):
+            np.testing.assert_array_equal(sin, expected[:end])
+
+
 # ---- attention
 
 def attend_slowly(layer, x, visible, cos=None, sin=None):
@@ -131,7 +159,10 @@ def attend_slowly(layer, x, visible, cos=None, sin=None):
 
     def heads(name):
         y = x @ p[f"attention.{name}_proj.weight"].T + p[f"attention.{name}_proj.bias"]
-        return y.reshape(len(x), -1, dim)                                       # (T, heads, D)
+        y = y.reshape(len(x), -1, dim)                                          # (T, heads, D)
+        if f"attention.{name}_norm.weight" not in p:
+            return y
+        return y / np.sqrt(np.mean(y**2, axis=-1, keepdims=True) + 0.3) * p[f"attention.{name}_norm.weight"]
 
     def rotate(z, t):
         if cos is None:
@@ -166,6 +197,17 @@ def test_attention_by_loops(key_value_heads, rotates, window):
         np.testing.assert_allclose(y[row], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("rotates", [True, False])
+def test_attention_normalises_each_head_of_q_and_k_before_it_is_rotated(rotates):
+    layer = bound(Attention("attention", 6, heads=6, key_value_heads=3, head_dim=4, bias=True, qk_norm=True,
+                            norm_eps=0.3))
+    context = rotation() if rotates else Context()
+    y, _ = layer.forward(X, context)
+    for row, x in enumerate(X):
+        expected = attend_slowly(layer, x, lambda i, j: j <= i, context.cos, context.sin)
+        np.testing.assert_allclose(y[row], expected, atol=1e-12)
+
+
 def test_attention_does_not_look_into_another_document():
     layer = bound(Attention("attention", 6, heads=6, key_value_heads=3, head_dim=4, bias=True))
     documents = np.array([[0, 0, 0, 1, 1], [5, 2, 2, 5, 2]])
@@ -189,6 +231,20 @@ def test_parameters_of_attention():
                       "attention.v_proj.weight": (12, 6), "attention.q_proj.bias": (24,),
                       "attention.k_proj.bias": (12,), "attention.v_proj.bias": (12,),
                       "attention.o_proj.weight": (6, 24), "attention.o_proj.bias": (6,)}
+
+
+def test_the_bias_of_o_has_a_setting_of_its_own():
+    biases = {"attention.q_proj.bias", "attention.k_proj.bias", "attention.v_proj.bias"}
+    for bias, output_bias, expected in ((True, False, biases), (False, True, {"attention.o_proj.bias"}),
+                                        (True, None, biases | {"attention.o_proj.bias"}), (False, None, set())):
+        layer = Attention("attention", 6, heads=6, key_value_heads=3, head_dim=4, bias=bias, output_bias=output_bias)
+        assert {name for name in mut.bind(layer) if name.endswith("bias")} == expected
+
+
+def test_norms_of_q_and_k_are_parameters_of_one_head():
+    parameters = mut.bind(Attention("attention", 6, heads=6, key_value_heads=3, head_dim=4, qk_norm=True))
+    assert {name: array.shape for name, array in parameters.items() if "norm" in name} == {
+        "attention.q_norm.weight": (4,), "attention.k_norm.weight": (4,)}
 
 
 # ---- dropout

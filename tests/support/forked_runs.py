@@ -120,7 +120,7 @@ def _run(request, watch, errors):
 
 def _note_phases(watch):
     from tinyllama.training import run
-    for name, phase in (("write_checkpoint", "checkpoint"), ("save", "best model")):
+    for name, phase in (("write_checkpoint", "checkpoint"), ("save_model", "best model")):
         setattr(run, name, _noting(watch, phase, getattr(run, name)))
 
     def training(self, stop, _function=run._Run._train):

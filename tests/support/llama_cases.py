@@ -43,7 +43,7 @@ def ours(case, dtype="float64", backend="numpy"):
     model = tl.Llama(config(case), dtype=dtype, backend=backend)
     for name, parameter in model.parameters.items():
         center, spread = (1.0, 0.5) if "norm" in name else (0.0, 1.0) if "embed" in name else (0.0, 0.4)
-        weights = center + spread * _between_minus_one_and_one(f"{case}/{name}", parameter.shape)
+        weights = center + spread * between_minus_one_and_one(f"{case}/{name}", parameter.shape)
         parameter[...] = model.backend.asarray(weights.astype(dtype))
     return model
 
@@ -51,7 +51,7 @@ def ours(case, dtype="float64", backend="numpy"):
 def batch(case):
     """ids, targets: (3, 11) each. Half of the vocabulary, so that tokens repeat; a quarter of the targets is -100."""
     half = CASES[case]["vocab_size"] // 2
-    ids, targets = (np.int64(half * (1 + _between_minus_one_and_one(f"{case}/{name}", (3, 11))) / 2)
+    ids, targets = (np.int64(half * (1 + between_minus_one_and_one(f"{case}/{name}", (3, 11))) / 2)
                     for name in ("ids", "targets"))
     targets.ravel()[1::4] = -100
     return ids, targets
@@ -83,6 +83,6 @@ def assert_close(got, expected, *, logits, gradients):
     assert not too_far
 
 
-def _between_minus_one_and_one(name, shape):
+def between_minus_one_and_one(name, shape):
     bits = np.random.PCG64(zlib.crc32(name.encode())).random_raw(int(np.prod(shape)))
     return ((bits >> np.uint64(11)) * 2.0 ** -52 - 1).reshape(shape)

@@ -88,7 +88,8 @@ def test_a_tokenizer_without_ends_asks_another_question():
 
 def test_what_does_not_fit_is_refused():
     tokenizer = tokenizer_of(CharacterTokenizer)
-    with pytest.raises(ValueError, match=r"tokenizer: expected one of 13 tokens, as the model has, got one of"):
+    with pytest.raises(ValueError, match=r"tokenizer: expected one of at most 13 tokens, as the model has, "
+                                         "got one of 18"):
         evaluate_text(tiny_model(), tokenizer, Corpus(TEXTS))
     with pytest.raises(ValueError, match="corpus: expected documents of at least two tokens, got none"):
         evaluate_text(model_for(tokenizer), tokenizer, Corpus(["a", "c"]))

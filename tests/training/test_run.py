@@ -50,12 +50,12 @@ class Run:
 def whole_run(tmp_path, monkeypatch):
     a_run = Run(tmp_path)
 
-    def save(model, path):
+    def save_model(model, *where):
         a_run.trained = model
-        original(model, path)
+        original(model, *where)
 
-    original = run_module.save
-    monkeypatch.setattr(run_module, "save", save)
+    original = run_module.save_model
+    monkeypatch.setattr(run_module, "save_model", save_model)
     return a_run
 
 

@@ -1,5 +1,9 @@
-"""Checkpoints: a model on disk. Ours is the directory that Hugging Face uses, so that `transformers` loads it too."""
+"""Checkpoints: a model on disk, read in every format of the LLaMA family and written in two.
 
-from tinyllama.formats.huggingface import load, save
+`load` and `save` are here. Each format has a reader that gives a `Checkpoint` (checkpoint.py): huggingface.py for
+directories, with the families of architectures.py; llama2c.py; gguf.py.
+"""
 
-__all__ = ["load", "save"]
+from tinyllama.formats.loading import load, read_checkpoint, save
+
+__all__ = ["load", "read_checkpoint", "save"]

@@ -18,9 +18,7 @@ POSITIVE_INTEGERS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidd
 POSITIVE_INTEGERS_OR_NONE = ("num_key_value_heads", "head_dim", "num_unique_layers")
 POSITIVE_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range")
 POSITIVE_NUMBERS_OR_NONE = ("embedding_initializer_range",)
-# What transformers means where a Llama's config.json leaves these out; it differs from our own defaults.
-HUGGING_FACE_DEFAULTS = {"rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": 2}
-FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias")
+FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "qk_norm")
 
 
 @dataclass(frozen=True)
@@ -33,10 +31,11 @@ class LlamaConfig:
     max_position_embeddings: the context, in tokens. rope_theta, rope_scaling: see `rope_frequencies` in ops/rope.py.
     sliding_window: how many tokens back a token sees; None is all.
     eos_token_id: one token, several, or None. attention_bias: biases of q, k, v and o. mlp_bias: biases of the MLP.
-    initializer_range: the standard deviation of the first weights; embedding_initializer_range: that of the embedding,
-    None for the same.
+    initializer_range: the standard deviation of the first weights.
 
-    Not in Hugging Face's files: norm ("rmsnorm", "layernorm"), mlp ("swiglu", "relu", "gelu"), positions ("rope",
+    Under no name of Hugging Face's: attention_output_bias (whether o has a bias; None is as `attention_bias` says),
+    qk_norm (whether the heads of q and k go through an RMSNorm before they are rotated), embedding_initializer_range
+    (None is as the others), norm ("rmsnorm", "layernorm"), mlp ("swiglu", "relu", "gelu"), positions ("rope",
     "learned", "sinusoidal", "none"), num_unique_layers (layer i uses the weights of layer i mod num_unique_layers;
     None: every layer has its own), dropout (of the embedding and of what each layer adds).
 
@@ -57,7 +56,9 @@ class LlamaConfig:
     sliding_window: int | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
+    attention_output_bias: bool | None = None
     mlp_bias: bool = False
+    qk_norm: bool = False
     bos_token_id: int | None = None
     eos_token_id: Any = None
     initializer_range: float = 0.02
@@ -94,6 +95,8 @@ class LlamaConfig:
             _require(getattr(self, name) in choices, name, expected, getattr(self, name))
         for name in FLAGS:
             _require(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
+        _require(isinstance(self.attention_output_bias, bool | None), "attention_output_bias", "True, False or None",
+                 self.attention_output_bias)
         _require(isinstance(self.dropout, numbers.Real) and 0 <= self.dropout < 1, "dropout", "0 <= dropout < 1",
                  self.dropout)
         _require(self.sliding_window is None or _is_positive_integer(self.sliding_window), "sliding_window",
@@ -101,7 +104,8 @@ class LlamaConfig:
         _require(self.rope_scaling is None or isinstance(self.rope_scaling, dict), "rope_scaling",
                  "a dictionary, or None", self.rope_scaling)
         for token in (self.bos_token_id, *self.end_tokens):
-            _require(token is None or (isinstance(token, numbers.Integral) and 0 <= token < self.vocab_size),
+            is_token = isinstance(token, numbers.Integral) and not isinstance(token, bool)
+            _require(token is None or (is_token and 0 <= token < self.vocab_size),
                      "bos_token_id or eos_token_id", f"a token from 0 to {self.vocab_size - 1}", token)
 
     def _fill_in(self):
@@ -114,6 +118,7 @@ class LlamaConfig:
             "head_dim": self.hidden_size // self.num_attention_heads,
             "num_unique_layers": self.num_hidden_layers,
             "embedding_initializer_range": self.initializer_range,
+            "attention_output_bias": self.attention_bias,
         }
         for name, value in usual.items():
             if getattr(self, name) is None:
@@ -138,49 +143,26 @@ class LlamaConfig:
             return ()
         return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
 
-    @property
-    def is_plain_llama(self):
-        """Whether Hugging Face's Llama has the same parts."""
-        return (self.norm, self.mlp, self.positions) == ("rmsnorm", "swiglu", "rope") and \
-            self.num_unique_layers == self.num_hidden_layers and self.sliding_window is None
-
     @classmethod
     def from_dict(cls, settings):
-        """A configuration from the contents of a config.json, Hugging Face's or ours.
+        """A configuration from what `to_dict` gives. Files of Hugging Face are read by formats/architectures.py.
 
-        Reads the older spelling of the rotation (`rope_theta` and `rope_scaling`) and the newer (`rope_parameters`).
-        Keys that do not change the numbers are ignored. Raises ValueError for another kind of model, or for a key that
-        is missing.
+        Raises ValueError for another kind of model, for a key that is missing, and for one that is no field.
         """
-        kind = settings.get("model_type", "tinyllama")
-        _require(kind in ("llama", "tinyllama"), "model_type", "'llama' or 'tinyllama'", kind)
-        _require(settings.get("hidden_act", "silu") == "silu", "hidden_act", "'silu'", settings.get("hidden_act"))
-        chosen = dict(HUGGING_FACE_DEFAULTS) if kind == "llama" else {}
-        names = [field.name for field in dataclasses.fields(cls)]
-        chosen |= {name: settings[name] for name in names if name in settings}
-        rotation = settings.get("rope_parameters") or chosen.get("rope_scaling")
-        if rotation:
-            _require(isinstance(rotation, dict), "rope_parameters or rope_scaling", "a dictionary, or None", rotation)
-            _require(rotation.get("partial_rotary_factor", 1) == 1, "partial_rotary_factor", "1",
-                     rotation.get("partial_rotary_factor"))
-            chosen["rope_theta"] = rotation.get("rope_theta", chosen.get("rope_theta", cls.rope_theta))
-            scaling = {key: value for key, value in rotation.items()
-                       if key not in ("rope_theta", "partial_rotary_factor")}
-            is_plain = scaling.get("rope_type", scaling.get("type", "default")) == "default"
-            chosen["rope_scaling"] = None if is_plain and not scaling.keys() - {"rope_type", "type"} else scaling
-        required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-        missing = [name for name in required if name not in chosen]
-        _require(not missing, "config", f"the keys {', '.join(required)}", f"no {', '.join(missing)}")
-        return cls(**chosen)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        settings = dict(settings)
+        kind = settings.pop("model_type", None)
+        _require(kind == "tinyllama", "model_type", "'tinyllama'", kind)
+        missing = [name for name, field in fields.items()
+                   if field.default is dataclasses.MISSING and name not in settings]
+        _require(not missing, "config", f"the keys {', '.join(fields)}", f"no {', '.join(missing)}")
+        unknown = [name for name in settings if name not in fields]
+        _require(not unknown, "config", f"the keys {', '.join(fields)}", ", ".join(unknown))
+        return cls(**settings)
 
     def to_dict(self):
-        """The contents of a config.json that `from_dict` reads and, for a plain LLaMA, `transformers` too."""
-        settings = dataclasses.asdict(self)
-        if self.is_plain_llama:
-            for name in ("norm", "mlp", "positions", "num_unique_layers", "sliding_window"):
-                del settings[name]
-            return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", **settings}
-        return {"model_type": "tinyllama", **settings}
+        """Every field by its name, as JSON can hold it, and "model_type": "tinyllama"."""
+        return {"model_type": "tinyllama", **dataclasses.asdict(self)}
 
 
 def _is_positive_integer(value):

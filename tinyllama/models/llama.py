@@ -1,5 +1,6 @@
 """A LLaMA to use: logits, loss, gradients, text."""
 
+import functools
 import itertools
 import numbers
 
@@ -9,8 +10,9 @@ from tinyllama.backends import Backend, default_backend, load_backend
 from tinyllama.backends.threads import blas_threads, choose_workers, cores, run_in_threads
 from tinyllama.generation import Sampling, generate
 from tinyllama.models.config import LlamaConfig
-from tinyllama.models.decoding import new_step
+from tinyllama.models.decoding import new_session, new_step
 from tinyllama.models.inputs import check_like_ids, check_prompts, check_tokens
+from tinyllama.models.lora import LoraSettings, attach, draw_first, merge_lora, updates
 from tinyllama.models.network import LlamaNetwork
 from tinyllama.nn import Context
 from tinyllama.ops.array import as_rows
@@ -23,13 +25,16 @@ class Llama(LlamaNetwork):
 
     backend: the name of a backend or a `Backend`; None is `default_backend()`. dtype: "float32" or "float64".
     frozen: patterns of parameter names that are not trained. workers: how many threads share a training step; None
-    chooses by cores, rows and memory.
+    chooses by cores, rows and memory. lora: `LoraSettings`; all weights are then frozen, and what is trained are the
+    low-rank updates beside them, which begin as none.
 
     parameters: {name: array view}, by Hugging Face's names; writing into an array changes the model. Raises ValueError
     where an argument is out of range.
     """
 
-    def __init__(self, config, backend=None, dtype="float32", seed=0, *, frozen=(), workers=None):
+    lora = None         # a quantised model has none
+
+    def __init__(self, config, backend=None, dtype="float32", seed=0, *, frozen=(), workers=None, lora=None):
         if not isinstance(config, LlamaConfig):
             raise TypeError(f"config: expected a LlamaConfig, got {config!r}")
         if not isinstance(backend, str | Backend | None):
@@ -42,19 +47,35 @@ class Llama(LlamaNetwork):
             raise ValueError(f"workers: expected at least 1, or None, got {workers!r}")
         if isinstance(frozen, str):
             raise TypeError(f"frozen: expected a list of patterns, got the string {frozen!r}")
+        if not isinstance(lora, LoraSettings | None):
+            raise TypeError(f"lora: expected LoraSettings or None, got {lora!r}")
+        if lora is not None and frozen:
+            raise ValueError(f"frozen: expected no patterns beside lora, which freezes all weights, got {list(frozen)}")
         self.dtype, self.frozen, self.workers = np.dtype(dtype), tuple(frozen), workers
+        self.lora = lora
         self.backend = backend if isinstance(backend, Backend) else load_backend(backend or default_backend())
         super().__init__(config, backend=self.backend, dtype=self.dtype)
         tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+        if lora is not None:
+            frozen = {name for d in self.declarations() for name in ([part for part, _ in d.parts] or [d.name])}
+            attach(self, lora)
         self.initialize(self.backend, dtype=self.dtype, seed=seed, frozen=frozen, other_names=tied)
+        if lora is not None:
+            draw_first(self, lora.seed)
         self._gradients = []        # one (flat buffer, named views) a worker, made when first needed
 
     def __deepcopy__(self, memo):
         """A model of its own with the same weights; the backend is shared, and gradients are not copied."""
-        copy = Llama(self.config, self.backend, self.dtype, seed=None, frozen=self.frozen, workers=self.workers)
+        copy = Llama(self.config, self.backend, self.dtype, seed=None, frozen=self.frozen, workers=self.workers,
+                     lora=self.lora)
         copy.parameters.trainable[...] = self.parameters.trainable
         copy.parameters.frozen[...] = self.parameters.frozen
         return copy
+
+    def declarations(self):
+        """The parameters of the network; those of updates come last, so that the others are drawn as without them."""
+        names = {name for update in updates(self) for name in update.shapes}
+        return sorted(super().declarations(), key=lambda declaration: declaration.name in names)
 
     # ---- logits and loss
 
@@ -214,7 +235,7 @@ class Llama(LlamaNetwork):
     # ---- generation
 
     def generate(self, prompt_ids, max_new_tokens=50, temperature=1.0, top_k=None, top_p=None, min_p=None, seed=0, *,
-                 on_limit="stop"):
+                 on_limit="stop", end_tokens=None, session=None):
         """Continue a prompt, one token after another: an iterator that yields each token as soon as it is drawn.
 
         prompt_ids: one sequence of integers, and the iterator yields integers; or a list of sequences, perhaps of
@@ -225,8 +246,15 @@ class Llama(LlamaNetwork):
         on_limit: what to do when the context is full, "stop" or "slide" (go on with the last half of the tokens).
             Either gives a `ContextLimitWarning`.
 
-        A text ends after an end token of the configuration, which is still yielded, or after `max_new_tokens`. Raises
-        TypeError or ValueError, naming the argument, before the first token.
+        end_tokens: those that end a text; None is those of the configuration.
+        session: what `new_session` gave, for a single prompt. What the prompt has in common with the text that the
+            session holds does not go through the model again; the session then holds the prompt and what follows.
+
+        A text ends after an end token, which is still yielded, or after `max_new_tokens`. Raises TypeError or
+        ValueError, naming the argument, before the first token.
+
+        With LoRA's updates a text is written by a copy of the model into which they are merged; for many texts, make
+        that copy once by `merge_lora`.
         """
         prompts, single = check_prompts(prompt_ids, self.config)
         if not (isinstance(max_new_tokens, numbers.Integral) and max_new_tokens >= 0):
@@ -234,9 +262,30 @@ class Llama(LlamaNetwork):
         if on_limit not in ("stop", "slide"):
             raise ValueError(f"on_limit: expected 'stop' or 'slide', got {on_limit!r}")
         sampling = Sampling(temperature, top_k, top_p, min_p, seed).check()
-        limit = self.config.max_position_embeddings
-        capacity = min(limit, max(map(len, prompts)) + max_new_tokens)
-        tokens = generate(lambda: new_step(self, len(prompts), capacity), prompts, backend=self.backend,
-                          max_new_tokens=max_new_tokens, context_limit=limit, end_tokens=self.config.end_tokens,
+        if session is None:
+            limit, model = self.config.max_position_embeddings, self if self.lora is None else merge_lora(self)
+            capacity = min(limit, max(map(len, prompts)) + max_new_tokens)
+            steps = functools.partial(new_step, model, len(prompts), capacity)
+        else:
+            limit, steps = session.capacity, session.new_step
+            if not single or len(prompts[0]) > limit:
+                raise ValueError(f"prompt_ids: expected one prompt of at most {limit} tokens, as the session holds, "
+                                 f"got {len(prompts[0])} tokens" if single else
+                                 f"prompt_ids: expected one prompt for a session, got a list of {len(prompts)}")
+        tokens = generate(steps, prompts, backend=self.backend, max_new_tokens=max_new_tokens, context_limit=limit,
+                          end_tokens=self.config.end_tokens if end_tokens is None else tuple(end_tokens),
                           sampling=sampling, on_limit=on_limit)
         return (int(token[0]) for token in tokens) if single else tokens
+
+    def new_session(self, capacity=None):
+        """A `Session` for `generate`: remembers a text from one call to the next.
+
+        capacity: how many tokens it can hold; None is the context. Raises ValueError for more or none. With LoRA's
+        updates it belongs to a copy into which they are merged.
+        """
+        limit = self.config.max_position_embeddings
+        if capacity is None:
+            capacity = limit
+        if not (isinstance(capacity, numbers.Integral) and 1 <= capacity <= limit):
+            raise ValueError(f"capacity: expected 1 to {limit} (max_position_embeddings), or None, got {capacity!r}")
+        return new_session(self if self.lora is None else merge_lora(self), capacity)

@@ -19,6 +19,7 @@ from tinyllama.nn import (
 )
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm}
+FIRST_POSITIONS = 1024      # whose rotation is computed with the model, so that short texts upload nothing but ids
 
 
 class LlamaNetwork(Layer):
@@ -49,13 +50,20 @@ class LlamaNetwork(Layer):
         self.lm_head = Linear("model.embed_tokens" if config.tie_word_embeddings else "lm_head",
                               config.hidden_size, config.vocab_size, std=config.initializer_range)
 
+    def bind(self, parameters, backend):
+        """Give all layers the weights and the operations to use, and compute the rotation of the first positions."""
+        super().bind(parameters, backend)
+        if self.rotary is not None:
+            self.rotary.tables(FIRST_POSITIONS)
+
     def _block(self, name):
         config, std = self.config, self.config.initializer_range
         residual_std = std / math.sqrt(2 * config.num_hidden_layers)    # 2 · layers terms are added up on the way
         attention = Attention(f"{name}.self_attn", config.hidden_size, heads=config.num_attention_heads,
                               key_value_heads=config.num_key_value_heads, head_dim=config.head_dim,
-                              window=config.sliding_window, bias=config.attention_bias, std=std,
-                              output_std=residual_std)
+                              window=config.sliding_window, bias=config.attention_bias,
+                              output_bias=config.attention_output_bias, qk_norm=config.qk_norm,
+                              norm_eps=config.rms_norm_eps, std=std, output_std=residual_std)
         sizes = (f"{name}.mlp", config.hidden_size, config.intermediate_size)
         settings = {"bias": config.mlp_bias, "std": std, "down_std": residual_std}
         mlp = SwiGLU(*sizes, **settings) if config.mlp == "swiglu" else MLP(*sizes, activation=config.mlp, **settings)
@@ -78,7 +86,7 @@ class LlamaNetwork(Layer):
             x, position_cache = self.embed_positions.forward(x, self._as_array(positions, ids.shape))
         x, dropout_cache = self.embed_dropout.forward(x, context)
         if self.rotary is not None:
-            cos, sin = self.rotary.at(positions)
+            cos, sin = self.rotary.at(positions, None if context.kv_cache is None else context.kv_cache.capacity)
             context = context._replace(cos=cos, sin=sin)
         layer_caches = []
         for i, layer in enumerate(self.layers):

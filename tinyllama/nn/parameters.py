@@ -133,7 +133,8 @@ class Parameters(NamedViews):
     declarations: what the layers ask for; a name that is declared twice is one parameter (tied or shared weights).
     frozen: patterns of names, such as "model.embed_tokens.*", that get no gradients. other_names: {alias: name}.
     The initial values are drawn in float64 by NumPy on the host, in the order of the declarations, so that they depend
-    on the seed alone and not on backend or dtype. With a seed of None nothing is drawn: the weights will be loaded.
+    on the seed alone and not on backend or dtype. With a seed of None nothing is drawn, and the memory of what would be
+    drawn stays untouched: the weights will be loaded.
 
     trainable, frozen: the flat buffers. decaying: how many elements at the front of `trainable` decay.
     Raises ValueError where a pattern matches nothing, or only a part of a fused parameter.
@@ -150,30 +151,38 @@ class Parameters(NamedViews):
         frozen_layout = Layout([d for d in declarations if is_frozen[d.name]], dtype, other_names)
         self.decaying = self._layout.decaying
 
-        rng = np.random.default_rng(seed)
-        host = {layout: np.zeros(layout.size, dtype) for layout in (self._layout, frozen_layout)}
-        views = {layout: layout.views(buffer) for layout, buffer in host.items()}
-        for declaration in declarations:
-            layout = frozen_layout if is_frozen[declaration.name] else self._layout
-            array = views[layout][declaration.name]
-            if declaration.std and seed is not None:
-                array[...] = rng.normal(0.0, declaration.std, declaration.shape)
-            else:
-                array[...] = declaration.fill
-        self.trainable, self.frozen = (self._upload(host[layout]) for layout in (self._layout, frozen_layout))
-        trainable_views, frozen_views = self._layout.views(self.trainable), frozen_layout.views(self.frozen)
+        layouts = (self._layout, frozen_layout)
+        self.trainable, self.frozen = buffers = [backend.zeros(layout.size, dtype) for layout in layouts]
+        if seed is None:
+            _give_first_values(declarations, _views(layouts, buffers), None)
+        else:       # on the host, and from there as a whole, because each upload to a device takes its time
+            host = [np.zeros(layout.size, dtype) for layout in layouts]
+            _give_first_values(declarations, _views(layouts, host), np.random.default_rng(seed))
+            for buffer, drawn in zip(buffers, host, strict=True):
+                buffer[...] = backend.asarray(drawn)
+        views = _views(layouts, buffers)
         names = [name for d in declarations for name in ([part for part, _ in d.parts] or [d.name])]
-        super().__init__({**trainable_views, **frozen_views}, names)
+        super().__init__(views, names)
 
     def new_gradients(self):
         """A gradient for every trainable parameter, zero: (flat buffer, named views of it)."""
         buffer = self.backend.zeros(self._layout.size, self.dtype)
         return buffer, Gradients(self._layout.views(buffer), self._layout.names, self._layout.arrays)
 
-    def _upload(self, host):
-        buffer = self.backend.zeros(host.size, self.dtype)
-        buffer[...] = self.backend.asarray(host)
-        return buffer
+
+
+def _views(layouts, buffers):
+    return {name: view for layout, buffer in zip(layouts, buffers, strict=True)
+            for name, view in layout.views(buffer).items()}
+
+
+def _give_first_values(declarations, views, rng):
+    """Write what arrays that are zero begin with. Without `rng`, those that would be drawn are not touched."""
+    for declaration in declarations:
+        if declaration.std and rng is not None:
+            views[declaration.name][...] = rng.normal(0.0, declaration.std, declaration.shape)
+        elif declaration.fill:
+            views[declaration.name][...] = declaration.fill
 
 
 def _find_frozen(declarations, patterns):

@@ -10,19 +10,39 @@ from tinyllama.ops.rope import rope_frequencies
 class RotaryTable:
     """cos and sin of the angle position · frequency, for every position and every pair of features: (P, D/2) each.
 
-    Computed in float64 on the host and stored in the model's dtype. Rotates inside attention; nothing is learned.
+    Computed in float64 on the host and stored in the model's dtype, when they are first needed, up to the next power of
+    two of the positions asked for: a context of 131,072 costs a text of a thousand nothing. Rotates inside attention;
+    nothing is learned.
     """
 
     def __init__(self, positions, head_dim, *, theta, scaling, backend, dtype):
-        angles = np.outer(np.arange(positions), rope_frequencies(head_dim, theta=theta, scaling=scaling))    # (P, D/2)
-        self.cos = backend.asarray(np.cos(angles).astype(dtype))
-        self.sin = backend.asarray(np.sin(angles).astype(dtype))
+        self.positions, self.head_dim, self.theta, self.scaling = positions, head_dim, theta, scaling
+        self.backend, self.dtype = backend, dtype
+        self._tables = None                 # one tuple, exchanged at once: other threads see the old one or the new
 
-    def at(self, positions):
-        """The tables at some positions: a slice -> (T, D/2); an array (B, T) -> (B, 1, T, D/2), the 1 for the heads."""
+    def tables(self, rows=None):
+        """(cos, sin), (P, D/2) each, for at least the first `rows` positions; None is all positions."""
+        rows = self.positions if rows is None else min(rows, self.positions)
+        tables = self._tables
+        if tables is None or len(tables[0]) < rows:
+            tables = self._tables = self._compute(min(1 << max(rows - 1, 0).bit_length(), self.positions))
+        return tables
+
+    def at(self, positions, rows=None):
+        """The tables at some positions: a slice -> (T, D/2); an array (B, T) -> (B, 1, T, D/2), the 1 for the heads.
+
+        rows: a number above all positions of the array, which may lie on a device; None is that of all positions.
+        """
         if isinstance(positions, slice):
-            return self.cos[positions], self.sin[positions]
-        return self.cos[positions][:, None], self.sin[positions][:, None]
+            cos, sin = self.tables(positions.stop)
+            return cos[positions], sin[positions]
+        cos, sin = self.tables(rows)
+        return cos[positions][:, None], sin[positions][:, None]
+
+    def _compute(self, rows):
+        frequencies = rope_frequencies(self.head_dim, theta=self.theta, scaling=self.scaling)
+        angles = np.outer(np.arange(rows), frequencies)                         # (P, D/2)
+        return tuple(self.backend.asarray(f(angles).astype(self.dtype)) for f in (np.cos, np.sin))
 
 
 class LearnedPositions(Layer):
@@ -51,13 +71,14 @@ class SinusoidalPositions(Layer):
     """
 
     def __init__(self, positions, hidden_size, *, std=0.02):
-        angles = np.outer(np.arange(positions), rope_frequencies(hidden_size))                  # (P, D/2)
-        self.table = std * np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(positions, hidden_size)
+        self.shape, self.std = (positions, hidden_size), std
 
     def bind(self, parameters, backend):
-        """Move the table to the backend, in the dtype of the weights."""
+        """Compute the table in float64 on the host, and move it to the backend, in the dtype of the weights."""
         super().bind(parameters, backend)
-        self.vectors = backend.asarray(self.table.astype(parameters.dtype))
+        angles = np.outer(np.arange(self.shape[0]), rope_frequencies(self.shape[1]))            # (P, D/2)
+        table = self.std * np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(self.shape)
+        self.vectors = backend.asarray(table.astype(parameters.dtype))
 
     def forward(self, x, positions):
         """x: (B, T, D), positions: (B, T)  ->  y: (B, T, D), cache."""

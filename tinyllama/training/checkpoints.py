@@ -1,6 +1,7 @@
 """Checkpoints: all that a run needs to go on where it was, a directory for each.
 
-    checkpoints/step-000500/config.json, model.safetensors      the model, for `load` and for transformers
+    checkpoints/step-000500/config.json, model.safetensors      the model, for `load` and for transformers; or with LoRA
+                            adapter_config.json, adapter_model.safetensors      its updates alone, for them and for PEFT
                             tokenizer.json                      that of the run
                             optimizer.safetensors               the optimizer's memory, as long as the weights
                             training.json                       the step, and what else is known there
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tinyllama.formats import load, save
+from tinyllama.formats.peft import read_updates, save_adapter
 from tinyllama.tokenizers.files import TOKENIZER_FILE
 
 FOLDER = "checkpoints"
@@ -44,8 +46,8 @@ class Checkpoint(NamedTuple):
 def write_checkpoint(run, model, optimizer, facts):
     """Write the checkpoint `facts["step"]` of the run in the directory `run`, and remove those before it.
 
-    facts: what JSON can hold. Raises OSError where it cannot be written, or is there already, and then leaves the last
-    checkpoint as it was.
+    facts: what JSON can hold; with LoRA the "path" of its "base" is among them. Raises OSError where it cannot be
+    written, or is there already, and then leaves the last checkpoint as it was.
     """
     folder = Path(run) / FOLDER
     final = folder / f"step-{facts['step']:06d}"
@@ -53,7 +55,7 @@ def write_checkpoint(run, model, optimizer, facts):
     try:
         shutil.rmtree(new, ignore_errors=True)      # of a process that was killed here before
         new.mkdir(parents=True)
-        save(model, new)
+        save_model(model, new, facts.get("base"))
         try:
             save_file(optimizer.state(), new / "optimizer.safetensors")
         except SafetensorError as error:
@@ -69,6 +71,14 @@ def write_checkpoint(run, model, optimizer, facts):
         shutil.rmtree(new, ignore_errors=True)
         raise
     remove_others(final)
+
+
+def save_model(model, directory, base=None):
+    """Write a model; of one with LoRA its updates, and the "path" of their `base`."""
+    if model.lora is None:
+        save(model, directory)
+    else:
+        save_adapter(model, directory, base=base and base["path"])
 
 
 def remove_others(directory):
@@ -93,12 +103,17 @@ def latest_checkpoint(run):
     return Checkpoint(directory, facts)
 
 
-def load_checkpoint(checkpoint, make_optimizer, *, config, backend, workers):
+def load_checkpoint(checkpoint, make_optimizer, *, config, backend, workers, adapted=None):
     """(model, optimizer) as they were. make_optimizer(model) -> the optimizer of the run.
 
-    Raises ValueError where the model is not of this `config`, or where a file is damaged.
+    adapted: of a run with LoRA the model as it began, which gets the updates of the checkpoint. Raises ValueError where
+    the model is not of this `config`, or where a file is damaged.
     """
-    model = load(checkpoint.directory, backend=backend, workers=workers)
+    if adapted is None:
+        model = load(checkpoint.directory, backend=backend, workers=workers)
+    else:
+        model = adapted
+        read_updates(model, checkpoint.directory)
     if model.config != config:
         ours, theirs = config.to_dict(), model.config.to_dict()
         name = next(name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name))

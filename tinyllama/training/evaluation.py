@@ -27,10 +27,11 @@ class TextEvaluation(NamedTuple):
         return None if self.entropy is None else self.loss - self.entropy
 
 
-def evaluate_text(model, tokenizer, corpus):
+def evaluate_text(model, tokenizer, corpus, context=None):
     """Predict every token of every document of a corpus once, and count.
 
-    A document longer than the model's context is cut into pieces, and each piece is predicted from its own beginning.
+    A document longer than `context` is cut into pieces, and each piece is predicted from its own beginning. None is the
+    model's context, but no more than TOKENS_OF_A_BATCH.
     Where the tokenizer has no first token, the first token of a document is not predicted, having nothing before it,
     and its bytes do not count. An end token counts as a token and has no bytes.
 
@@ -41,7 +42,9 @@ def evaluate_text(model, tokenizer, corpus):
     """
     require_tokenizer(tokenizer, model.config)
     tokens = tokenize(corpus.documents, tokenizer)
-    context = model.config.max_position_embeddings
+    limit = model.config.max_position_embeddings
+    context = min(limit, TOKENS_OF_A_BATCH) if context is None else context
+    require(1 <= context <= limit, "context", f"1 to {limit} tokens, as the model has", context)
     batches = packed_batches(tokens, batch_size=max(TOKENS_OF_A_BATCH // context, 1), context=context)
     if not (tokens.lengths > 1).any():
         raise ValueError("corpus: expected documents of at least two tokens, got none")
@@ -66,9 +69,12 @@ def entropy_per_target(corpus, tokenizer, targets):
 
 
 def require_tokenizer(tokenizer, config):
-    """Raise ValueError unless the tokenizer has the vocabulary and the special tokens of the model."""
-    if tokenizer.vocab_size != config.vocab_size:
-        raise ValueError(f"tokenizer: expected one of {config.vocab_size} tokens, as the model has, "
+    """Raise ValueError unless the tokens of the tokenizer, and its end token, are those of the model.
+
+    A model may have more of them: tables are often rounded up to a size that suits the machine.
+    """
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"tokenizer: expected one of at most {config.vocab_size} tokens, as the model has, "
                          f"got one of {tokenizer.vocab_size}")
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in config.end_tokens:
         raise ValueError(f"tokenizer: expected its end token among the model's, {config.end_tokens}, "

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tinyllama.backends import default_backend
+from tinyllama.backends import default_backend, load_backend
 from tinyllama.backends.threads import choose_workers
 from tinyllama.data import (
     PackedBatches,
@@ -20,8 +20,11 @@ from tinyllama.data import (
     tokenize,
     validation_windows,
 )
-from tinyllama.formats import load
+from tinyllama.formats import read_checkpoint
+from tinyllama.formats.checkpoint import build, check_layers
+from tinyllama.formats.conversion import tokenizer_of
 from tinyllama.models import Llama, LlamaConfig
+from tinyllama.models.lora import trainable_size
 from tinyllama.tokenizers import CharacterTokenizer, load_tokenizer, train_tokenizer
 from tinyllama.training.evaluation import entropy_per_target, require_tokenizer
 from tinyllama.training.settings import RunSettings
@@ -45,13 +48,12 @@ class Preparation:
 
     @functools.cached_property
     def model(self):
-        """The model as it begins: drawn from the seed, or that of `from_model`."""
+        """The model as it begins: drawn from the seed, or that of `from_model`, perhaps with LoRA's updates."""
         settings = self.settings
-        model = Llama(self.config, backend=settings.backend, seed=settings.seed, workers=self.workers)
-        if settings.from_model is not None:
-            given = load(settings.from_model, backend=settings.backend)
-            model.parameters.trainable[...] = given.parameters.trainable
-        return model
+        if settings.from_model is None:
+            return Llama(self.config, backend=settings.backend, seed=settings.seed, workers=self.workers)
+        given = _read_given(settings)._replace(config=self.config)
+        return build(given, backend=settings.backend, workers=self.workers, lora=settings.lora)
 
     @functools.cached_property
     def config(self):
@@ -60,7 +62,7 @@ class Preparation:
             return self.given_config
         if self.settings.from_model is None:
             return self.settings.model_config(self.tokenizer)
-        given = load(self.settings.from_model).config
+        given = _read_given(self.settings).config
         require_tokenizer(self.tokenizer, given)
         if self.settings.context > given.max_position_embeddings:
             raise ValueError(f"context: expected at most {given.max_position_embeddings}, as the model in "
@@ -92,6 +94,8 @@ def prepare(settings):
     Raises what is wrong with the text or the settings: FileNotFoundError, ValueError or TypeError.
     """
     settings = dataclasses.replace(settings, backend=settings.backend or default_backend())
+    if settings.from_model is not None:
+        _read_given(settings)       # what is wrong with it is said before a long text is read
     corpus = read_corpus(settings.data, seed=settings.seed, stories_wanted=_stories_wanted(settings))
     tokenizer = _tokenizer(settings, corpus)
     parts = split_corpus(corpus)
@@ -111,13 +115,23 @@ def prepare(settings):
     return dataclasses.replace(preparation, workers=_workers(preparation))
 
 
+def _read_given(settings):
+    """The `Checkpoint` of `from_model`."""
+    if not settings.from_model.exists():
+        raise FileNotFoundError(f"{settings.from_model}: expected the model that the run begins with and needs to go "
+                                "on, got a path where nothing is")
+    checkpoint = read_checkpoint(settings.from_model)
+    check_layers(checkpoint)
+    return checkpoint
+
+
 def _workers(preparation):
     """How many threads share a step: decided once, because a sum over other parts has other roundings."""
-    settings, model = preparation.settings, preparation.model
-    rows = math.ceil(settings.batch_size / settings.micro_steps)
-    if settings.workers is not None or not model.backend.runs_in_threads:
+    settings, backend = preparation.settings, load_backend(preparation.settings.backend)
+    numbers = trainable_size(preparation.config, settings.lora)
+    if settings.workers is not None or not backend.runs_in_threads:
         return settings.workers
-    return choose_workers(rows, model.parameters.trainable.nbytes)
+    return choose_workers(math.ceil(settings.batch_size / settings.micro_steps), 4 * numbers)       # of float32
 
 
 def _stories_wanted(settings):
@@ -128,12 +142,26 @@ def _stories_wanted(settings):
 def _tokenizer(settings, corpus):
     """The tokenizer that the settings ask for: a given one, byte pairs, or one token for each character."""
     if settings.from_model is not None:
-        return load_tokenizer(settings.from_model)
+        return _tokenizer_of_model(settings)
     if settings.tokenizer is not None:
         return load_tokenizer(settings.tokenizer)
     if settings.vocab_size is not None:
         return train_tokenizer(corpus.documents, vocab_size=settings.vocab_size)
     return CharacterTokenizer.train("".join(corpus.documents))
+
+
+def _tokenizer_of_model(settings):
+    """That of the model that a run begins with, or a given one, which must not be of another size than the former."""
+    own, problem = tokenizer_of(settings.from_model)
+    if settings.tokenizer is None:
+        if own is None:
+            raise ValueError(f"{problem}; --tokenizer names the one that belongs to the model")
+        return own
+    given = load_tokenizer(settings.tokenizer)
+    if own is not None and own.vocab_size != given.vocab_size:
+        raise ValueError(f"tokenizer: expected none beside the model's own, or one of {own.vocab_size} tokens as it "
+                         f"has, got {settings.tokenizer} with {given.vocab_size}")
+    return given
 
 
 def _require_enough(settings, train, held_back, is_packed):

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tinyllama.backends.compilation import compile_with_bar
 from tinyllama.backends.memory import keep_freed_memory
-from tinyllama.formats import save
 from tinyllama.generation import ContextLimitWarning
 from tinyllama.generation.writing import write
+from tinyllama.models.lora import trainable_size
+from tinyllama.nn.lora import FACTORS
 from tinyllama.training import run_directory
-from tinyllama.training.checkpoints import latest_checkpoint, load_checkpoint, remove_others, write_checkpoint
+from tinyllama.training.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint,
+    remove_others,
+    save_model,
+    write_checkpoint,
+)
 from tinyllama.training.forecast import forecast
 from tinyllama.training.interruption import ctrl_c_asks
 from tinyllama.training.metrics import MetricsLog, read_metrics
@@ -31,8 +39,10 @@ def run_training(settings, console=None):
     """Train, show and save; returns the directory of the run.
 
     It holds the best model so far with its tokenizer (config.json, model.safetensors, tokenizer.json: what `load`,
-    `tinyllama generate` and transformers read), checkpoints/ with the last state, metrics.jsonl, run.json and data/,
-    from which `resume_training` goes on, and at the end loss.png and loss-dark.png. Ctrl-C saves and stops.
+    `tinyllama generate` and transformers read; with LoRA adapter_config.json and adapter_model.safetensors, which the
+    first two and PEFT read, as long as the model that it began with is where it was), checkpoints/ with the last state,
+    metrics.jsonl, run.json and data/, from which `resume_training` goes on, and at the end loss.png and loss-dark.png.
+    Ctrl-C saves and stops.
 
     Raises ValueError, before anything is made, where the text is too short, a setting is out of range, or `out` already
     holds a run; and later, leaving the last checkpoint, where the loss is no longer a number. Raises OSError where the
@@ -71,6 +81,7 @@ class _Run:
         self.console = console or Console()
         self.training = self.settings.training()
         self.step = 0                           # updates made
+        self.base = None                        # with LoRA the "path" of the model that it began with, and its "crc32"
         self.best = self.validation = None      # (step, loss) of the best validation so far; the loss of the last
         checkpoint = latest_checkpoint(out)
         if checkpoint is None:
@@ -80,9 +91,13 @@ class _Run:
             run_directory.require_the_same_tokenizer(out, checkpoint)
             self.model, self.optimizer = load_checkpoint(
                 checkpoint, lambda model: make_optimizer(model, self.training), config=preparation.config,
-                backend=self.settings.backend, workers=preparation.workers)
+                backend=self.settings.backend, workers=preparation.workers,
+                adapted=preparation.model if self.settings.lora else None)
             self.step = checkpoint.step
+            self.base = checkpoint.facts.get("base")
             self.best = checkpoint.facts["best"] and tuple(checkpoint.facts["best"])
+        if self.settings.lora is not None:
+            self._require_the_same_base()
 
     def finish(self):
         """Make the steps that are left, and what stands at the end."""
@@ -94,11 +109,11 @@ class _Run:
         else:
             remove_others(last.directory)       # a crash may have come between a checkpoint and this
         if self.best and self.best[0] == self.step:
-            save(self.model, self.out)          # the same
+            self._save()                        # the same
         with ctrl_c_asks() as stop:
             self._train(stop)
         if self.best is None:
-            save(self.model, self.out)
+            self._save()
         self._draw()
         entropy = self.preparation.corpus["entropy"]
         if self.best and entropy is not None:
@@ -169,13 +184,27 @@ class _Run:
             self.best = (self.step, loss)
         self._write_checkpoint()
         if is_best:
-            save(self.model, self.out)
+            self._save()
+
+    def _save(self):
+        save_model(self.model, self.out, self.base)
 
     def _write_checkpoint(self):
         weights = self.model.backend.to_numpy(self.model.parameters.trainable)
         self._require_numbers(self.step, largest_weight=float(np.abs(weights).max()))
         facts = {"step": self.step, "best": self.best, "tokenizer": run_directory.tokenizer_digest(self.out)}
+        if self.base is not None:
+            facts["base"] = self.base
         write_checkpoint(self.out, self.model, self.optimizer, facts)
+
+    def _require_the_same_base(self):
+        """Raise ValueError where the weights beside the updates are not those that the run began with."""
+        found = zlib.crc32(self.model.backend.to_numpy(self.model.parameters.frozen))
+        if self.base is None:
+            self.base = {"path": str(self.settings.from_model.resolve()), "crc32": found}
+        if found != self.base["crc32"]:
+            raise ValueError(f"{self.settings.from_model}: expected the model that the run began with, whose weights "
+                             f"have the CRC-32 {self.base['crc32']:08x}, got one with {found:08x}")
 
     def _require_numbers(self, step, **figures):
         """Raise ValueError, naming the step, unless these are numbers: the weights are spoiled otherwise."""
@@ -190,7 +219,8 @@ class _Run:
 
     def _announce(self):
         preparation, settings, config = self.preparation, self.settings, self.preparation.config
-        corpus, parameters = preparation.corpus, sum(weight.size for weight in self.model.parameters.values())
+        corpus, weights = preparation.corpus, self.model.parameters
+        parameters = sum(weights[name].size for name in weights if not name.endswith(FACTORS))
         documents = f"{corpus['documents']:,} documents, " if corpus["documents"] > 1 else ""
         _say(self.console, f"{settings.data}: {documents}{corpus['characters']:,} characters, "
                            f"{config.vocab_size:,} kinds of tokens.")
@@ -199,6 +229,10 @@ class _Run:
                                "pass.")
         _say(self.console, f"A LLaMA of {parameters:,} parameters: layers {config.num_hidden_layers}, features "
                            f"{config.hidden_size}.")
+        if settings.lora is not None:
+            trained = trainable_size(config, settings.lora)
+            _say(self.console, f"They stay as they are; LoRA of rank {settings.lora.rank} trains {trained:,} numbers "
+                               "beside them.")
         left = settings.steps - self.step
         done = f", from step {self.step + 1:,} on" if left else ", all of them made"
         _say(self.console, f"Steps: {settings.steps:,}, each on {settings.batch_size} rows of {settings.context} "

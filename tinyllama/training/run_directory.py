@@ -4,7 +4,8 @@
     tokenizer.json                                  of the model
     data/                                           the text as tokens, to train on and to validate with
     checkpoints/step-N/                             the last state (`checkpoints`)
-    config.json, model.safetensors                  the best model so far
+    config.json, model.safetensors                  the best model so far; with LoRA only
+    adapter_config.json, adapter_model.safetensors  the best updates so far, of the model that the former names
     metrics.jsonl, tensorboard/                     the figures of every step (`metrics`)
     loss.png, loss-dark.png                         their picture, at the end
 """
@@ -32,8 +33,11 @@ DATA = "data"
 VERSION = 1
 NAMES = (RUN, TOKENIZER_FILE, DATA, FOLDER, "config.json", "model.safetensors", METRICS, BOARD, "loss.png",
          "loss-dark.png")
-_PATHS = ("out", "from_model", "tokenizer")
-_HALF_WRITTEN = re.compile(r"\.tmp\w{6}|tokenizer\.json\.\d+\.tmp")      # by safetensors or by us, in a killed process
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")     # of a run with LoRA, which has no model of its own
+_INPUTS = ("from_model", "tokenizer")
+_PATHS = ("out", *_INPUTS)
+# By safetensors or by us, in a process that was killed.
+_HALF_WRITTEN = re.compile(r"\.tmp\w{6}|tokenizer\.json\.\d+\.tmp|adapter_\w+\.(json|safetensors)\.new")
 
 
 def claim(preparation):
@@ -47,13 +51,15 @@ def claim(preparation):
     if out is not None:
         if out.exists() and not out.is_dir():
             raise ValueError(f"out: expected a directory, got the file {out}")
-        held = [name for name in NAMES if (out / name).exists()]
+        held = [name for name in (*NAMES, *ADAPTER) if (out / name).exists()]
         if held:
             advice = f"; to go on with it: {resume_command(out)}" if RUN in held else ""
             raise ValueError(f"out: expected a directory without a model, but {out} holds {', '.join(held)}; "
                              f"choose another, or move that one away{advice}")
-    document = dataclasses.asdict(settings) | {name: value and str(value) for name in _PATHS
+    document = dataclasses.asdict(settings) | {name: str(value) for name in _PATHS
                                                if (value := getattr(settings, name)) is not None}
+    # A run goes on from wherever it is resumed, and its directory may be moved: what it was made from stays.
+    document |= {name: str(Path(document[name]).resolve()) for name in _INPUTS if document[name] is not None}
     with readable_errors(out or Path("runs")):
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +166,7 @@ def release(out):
         return
     with contextlib.suppress(OSError):      # what stopped the run may stop this too
         for path in out.iterdir():
-            if path.name.removesuffix(".new") not in NAMES:
+            if path.name.removesuffix(".new") not in (*NAMES, *ADAPTER):
                 continue
             if path.is_dir():
                 shutil.rmtree(path)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyllama.models import LlamaConfig
+from tinyllama.models.lora import ALL_LINEAR, LoraSettings
 from tinyllama.training.trainer import TrainingSettings
 
 WARMUP_STEPS = 100
@@ -21,6 +22,9 @@ class RunSettings:
     data: str = "shakespeare"
     out: Path | None = None
     from_model: Path | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: str | None = None
     tokenizer: Path | None = None
     vocab_size: int | None = None
     steps: int = 2000
@@ -57,7 +61,28 @@ class RunSettings:
         if self.micro_steps > max(self.batch_size, 1):
             raise ValueError(f"micro_steps: expected at most batch_size={self.batch_size}, since each has at least one "
                              f"row, got {self.micro_steps}")
+        for name in ("lora_alpha", "lora_targets"):
+            if getattr(self, name) is not None and self.lora_rank is None:
+                raise ValueError(f"{name}: expected none without a lora_rank, got {getattr(self, name)!r}")
+        if self.lora_rank is not None and self.from_model is None:
+            raise ValueError("lora_rank: expected none without a model to begin with, whose weights stay as they are, "
+                             f"got {self.lora_rank}")
+        _ = self.lora
         self.training()
+
+    @property
+    def lora(self):
+        """The `LoraSettings`, or None where all weights are trained."""
+        if self.lora_rank is None:
+            return None
+        given = {"alpha": self.lora_alpha, "target_modules": self.lora_targets}
+        if self.lora_targets not in (None, ALL_LINEAR):
+            given["target_modules"] = tuple(self.lora_targets.split(","))
+        try:
+            return LoraSettings(self.lora_rank, seed=self.seed,
+                                **{name: value for name, value in given.items() if value is not None})
+        except ValueError as error:
+            raise ValueError(f"lora: {error}") from error
 
     def training(self):
         """The settings of the training loop. A short run warms up in a tenth of its steps."""
@@ -89,6 +114,10 @@ PRESETS = {
     "stories": {**_STORIES, "steps": 5400, "hidden_size": 96, "initializer_range": 0.09},
     "shakespeare": {"data": "shakespeare"},
 }
+
+
+# Of a model that has learned already: at the rates above it would forget more than it learns.
+FINE_TUNING_RATE, LORA_RATE = 1e-4, 1e-3
 
 
 def preset_for(data):
