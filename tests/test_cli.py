@@ -71,7 +71,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
             "finally:\n    print({'numpy', 'matplotlib', 'safetensors', 'threadpoolctl'} & set(sys.modules))\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=100)
     assert done.returncode == 0, done
-    for command in ("train", "generate", "evaluate", "gradcheck", "bench"):
+    for command in ("train", "generate", "chat", "evaluate", "gradcheck", "bench"):
         assert command in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
 
@@ -81,10 +81,14 @@ def test_help_lists_the_commands_and_loads_nothing_heavy():
                "--hidden-size", "--intermediate-size", "--heads", "--key-value-heads", "--initializer-range",
                "--context", "--dropout", "--steps", "--batch-size", "--micro-steps", "--optimizer", "--learning-rate",
                "--schedule", "--warmup-steps", "--final-fraction", "--momentum", "--weight-decay", "--l2",
-               "--label-smoothing", "--max-grad-norm", "--evaluate-every", "--seed", "--backend", "--workers"]),
-    ("evaluate", ["model", "--data", "--backend", "--json"]),
+               "--label-smoothing", "--max-grad-norm", "--evaluate-every", "--seed", "--backend", "--workers",
+               "--lora-rank", "--lora-alpha", "--lora-targets"]),
+    ("evaluate", ["model", "--data", "--weights", "--compare-weights", "--context", "--tokenizer", "--backend",
+                  "--json"]),
     ("generate", ["model", "--prompt", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--min-p", "--seed",
-                  "--backend", "--weights", "--stop-at-limit"]),
+                  "--weights", "--tokenizer", "--backend", "--stop-at-limit", "--json"]),
+    ("chat", ["model", "--system", "--temperature", "--top-k", "--top-p", "--min-p", "--seed", "--max-new-tokens",
+              "--weights", "--tokenizer", "--backend"]),
     ("gradcheck", ["ops", "--backend", "--json"]),
     ("bench", ["--size", "--compare", "--growth", "--backend", "--workers", "--out", "--json"]),
 ])
@@ -176,8 +180,9 @@ def test_generate_with_weights_of_int8(tinyllama, trained):
     expected = tokenizer.decode(list(llama.generate(tokenizer.encode("cat"), 5, temperature=0.8)))
     arguments = ("generate", trained, "--prompt", "cat", "--max-new-tokens", 5)
     assert tinyllama(*arguments, "--weights", "int8") == (0, f"cat{expected}\n", "")
-    assert_is_a_mistake(tinyllama(*arguments, "--weights", "int4"),
-                        "--weights: expected float32 or int8, got 'int4'")
+    assert_is_a_mistake(tinyllama(*arguments, "--weights", "int3"),
+                        "--weights: expected one of auto, float32, int8, int4, got 'int3'")
+    assert_is_a_mistake(tinyllama(*arguments, "--weights", "int4"), "expected")     # 8 columns are no group of 32
 
 
 def test_the_seed_and_the_temperature_matter(tinyllama, trained):
@@ -472,11 +477,11 @@ def spoil(model, name, content):
     ("config.json", lambda data: data.replace(b'"num_attention_heads": 2', b'"num_attention_heads": 3'),
      "expected a divisor of"),
     ("config.json", lambda data: data.replace(b'"model_type": "llama"', b'"model_type": "gpt2"'),
-     "model_type: expected 'llama' or 'tinyllama', got 'gpt2'"),
+     "model_type: expected one of llama, mistral, qwen2, qwen3, phi3, tinyllama, got 'gpt2'"),
     ("config.json", lambda data: data[:50], "config.json: expected JSON, got"),
     ("config.json", None, "config.json: expected the configuration of a LLaMA, got"),
     ("tokenizer.json", lambda data: data[:20], "tokenizer.json: expected a tokenizer saved as JSON, got"),
-    ("tokenizer.json", None, "holds tokenizer.json, got a directory without it"),
+    ("tokenizer.json", None, "holds tokenizer.json or tokenizer.model, got a directory without it"),
 ])
 def test_generate_refuses_a_model_that_is_damaged(name, content, message, tinyllama, model):
     spoil(model, name, content)
@@ -486,8 +491,8 @@ def test_generate_refuses_a_model_that_is_damaged(name, content, message, tinyll
 
 
 @pytest.mark.parametrize(("path", "message"), [
-    ("nowhere", "nowhere: expected a directory with config.json and weights, got a path where nothing is"),
-    ("text.txt", "text.txt: expected a directory with config.json and weights, got a file"),
+    ("nowhere", "nowhere: expected a model (a directory with config.json and weights, a GGUF file, or one of llama2.c"),
+    ("text.txt", "text.txt: expected a model of llama2.c, got a file that is none"),
     (".", "config.json: expected the configuration of a LLaMA, got"),
 ])
 def test_generate_refuses_what_is_no_model(path, message, tinyllama):

@@ -254,6 +254,7 @@ WORDS = "normalizer, pre_tokenizer: expected the normalizers Prepend ▁ and Rep
     (saved(scores=[0.0]), "scores: expected 800 finite numbers or nothing, got"),
     (saved(scores=["a"] * 800), "scores: expected 800 finite numbers or nothing, got"),
     (saved(scores=[float("nan")] * 800), "scores: expected 800 finite numbers or nothing, got"),
+    (saved(scores=[10**400] * 800), "scores: expected 800 finite numbers or nothing, got"),
     (saved(spaces={}), "spaces: expected .* or the like, got {}"),
     (saved(spaces=Spaces("often")._asdict()), "spaces: expected .* or the like, got {'prefix': 'often'"),
     (saved(spaces=Spaces(split=1)._asdict()), "spaces: expected .* or the like, got"),

@@ -10,9 +10,12 @@ import warnings
 import typer
 
 from tinyllama.cli.bench import bench
+from tinyllama.cli.chat import chat
+from tinyllama.cli.convert import convert
 from tinyllama.cli.evaluate import evaluate
 from tinyllama.cli.generate import generate
 from tinyllama.cli.gradcheck import gradcheck
+from tinyllama.cli.inspect import inspect
 from tinyllama.cli.tokenizer import app as tokenizer_app
 from tinyllama.cli.train import train
 
@@ -27,7 +30,7 @@ def root():
     """A LLaMA from scratch: train it, prove its gradients, let it write."""
 
 
-for command in (train, generate, evaluate, gradcheck, bench):
+for command in (train, generate, chat, evaluate, gradcheck, bench, convert, inspect):
     app.command()(command)
 app.add_typer(tokenizer_app, name="tokenizer")
 

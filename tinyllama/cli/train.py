@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from tinyllama.cli.paths import model as model_path
 from tinyllama.cli.paths import path
 
 WITH_RESUME = ("resume", "out")
-SET_BY_MODEL = ("tokenizer", "vocab_size", "layers", "hidden_size", "intermediate_size", "heads", "key_value_heads",
+OPTIONS = {"from_model": "from"}        # that have another name than their parameter
+SET_BY_MODEL = ("vocab_size", "layers", "hidden_size", "intermediate_size", "heads", "key_value_heads",
                 "initializer_range")
 
 
@@ -24,14 +26,25 @@ def train(
     resume: Annotated[bool, typer.Option(
         "--resume", help="Go on with the run in --out where it stopped.", rich_help_panel="Run")] = False,
     from_model: Annotated[Path | None, typer.Option(
-        "--from", help="Begin with the weights and the tokenizer of this model.", parser=path,
-        rich_help_panel="Run")] = None,
+        "--from", help="Begin with this model: a directory, a GGUF file, one of llama2.c, a run, or an installed "
+                       "package that holds a GGUF file. Its tokenizer is used; --tokenizer is for a model without one. "
+                       "The learning rate is 1e-4, with LoRA 1e-3, if not given.",
+        parser=model_path, rich_help_panel="Run")] = None,
     tokenizer: Annotated[Path | None, typer.Option(
         help="A trained tokenizer, such as `tinyllama tokenizer train` saves.", parser=path,
         rich_help_panel="Run")] = None,
     vocab_size: Annotated[int | None, typer.Option(
         help="Train a byte-level BPE tokenizer of so many tokens on the text; one token a character if not given.",
         rich_help_panel="Run")] = None,
+    lora_rank: Annotated[int | None, typer.Option(
+        help="Leave the weights of --from as they are, and train updates of this rank beside them, which are saved "
+             "alone.", rich_help_panel="LoRA")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(
+        help="How much the updates count, as a multiple of the rank; 16 if not given.",
+        rich_help_panel="LoRA")] = None,
+    lora_targets: Annotated[str | None, typer.Option(
+        help='Which linear layers get an update: their names, with commas between, or "all-linear"; q_proj,v_proj if '
+             "not given.", rich_help_panel="LoRA")] = None,
     layers: Annotated[int | None, typer.Option(
         help="Blocks, one after the other.", rich_help_panel="Model")] = None,
     hidden_size: Annotated[int | None, typer.Option(help="Features of a token.", rich_help_panel="Model")] = None,
@@ -101,7 +114,7 @@ def train(
 
 def _settings(given):
     """The settings of a new run: those of the preset, and over them what was given."""
-    from tinyllama.training.settings import PRESETS, RunSettings, preset_for
+    from tinyllama.training.settings import FINE_TUNING_RATE, LORA_RATE, PRESETS, RunSettings, preset_for
     given = dict(given)
     name = given.pop("preset", preset_for(given.get("data", "stories")))
     if name not in PRESETS:
@@ -112,6 +125,7 @@ def _settings(given):
     if "from_model" in given:
         _forbid(given, SET_BY_MODEL, "from", "since the model that it begins with has its own")
         chosen = {key: value for key, value in chosen.items() if key not in SET_BY_MODEL}
+        chosen["learning_rate"] = LORA_RATE if "lora_rank" in given else FINE_TUNING_RATE
     return RunSettings(**chosen | given)
 
 
@@ -120,6 +134,6 @@ def _require_only(given, allowed, option, why):
 
 
 def _forbid(given, names, option, why):
-    clashing = [f"--{name.replace('_', '-')}" for name in names if name in given]
+    clashing = [f"--{OPTIONS.get(name, name).replace('_', '-')}" for name in names if name in given]
     if clashing:
         raise ValueError(f"{option}: expected no {', '.join(clashing)} beside it, {why}")

@@ -2,5 +2,6 @@
 
 from tinyllama.generation.generate import ENDED, ContextLimitWarning, Sampling, generate
 from tinyllama.generation.kv_cache import KVCache
+from tinyllama.generation.session import Session
 
-__all__ = ["ENDED", "ContextLimitWarning", "KVCache", "Sampling", "generate"]
+__all__ = ["ENDED", "ContextLimitWarning", "KVCache", "Sampling", "Session", "generate"]

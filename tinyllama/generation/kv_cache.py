@@ -49,6 +49,16 @@ class KVCache:
                 stored[rows, :, self._positions] = new.transpose(0, 2, 1, 3)                    # (B, T, KV, D)
         return self.keys[layer][:, :, :self._end], self.values[layer][:, :, :self._end]
 
+    def keep(self, count):
+        """Forget all but the first `count` tokens of every row."""
+        self.lengths = np.minimum(self.lengths, count)
+
+    def take_over(self, smaller):
+        """Hold what a smaller cache of the same model holds."""
+        self.keys[:, :, :, :smaller.capacity] = smaller.keys
+        self.values[:, :, :, :smaller.capacity] = smaller.values
+        self.lengths = smaller.lengths
+
     def finish(self):
         """Count the tokens that `start` announced as held."""
         self.lengths = self.lengths + self._counts

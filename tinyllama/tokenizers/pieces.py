@@ -1,7 +1,7 @@
 """The vocabulary of a SentencePiece-style tokenizer: pieces of text, and what each is for."""
 
 import enum
-import math
+import sys
 from collections import Counter
 from typing import NamedTuple
 
@@ -28,6 +28,11 @@ class Piece(NamedTuple):
 BYTE_PIECES = {f"<0x{byte:02X}>": byte for byte in range(256)}        # how the piece of one byte is spelled
 
 
+def is_finite(score):
+    """Whether a number, which may be a whole one of any size, is a finite float64."""
+    return abs(score) <= sys.float_info.max
+
+
 def check_pieces(pieces):
     """Raise ValueError unless the pieces can be the vocabulary of a tokenizer that has a token for every text."""
     texts = Counter(piece.text for piece in pieces)
@@ -47,5 +52,5 @@ def check_pieces(pieces):
             raise ValueError(f"pieces: expected the piece of a byte to be spelled like <0x0A>, got {piece.text!r}")
         if piece.kind in (Kind.NORMAL, Kind.UNUSED) and " " in piece.text:
             raise ValueError(f"pieces: expected ▁ where a piece has a space, got {piece.text!r}")
-        if not math.isfinite(piece.score):
+        if not is_finite(piece.score):
             raise ValueError(f"pieces: expected finite scores, got {piece.score} for {piece.text!r}")

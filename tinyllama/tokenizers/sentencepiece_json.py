@@ -7,12 +7,10 @@ file with that key is read back as it was. The library gives the same ids but wh
 in a text, after user-defined pieces if a ▁ is put before a text, and for unused pieces.
 """
 
-import math
-
 from tinyllama.tokenizers.added_tokens import AddedToken
 from tinyllama.tokenizers.files import token_names_beside
 from tinyllama.tokenizers.merge_by_score import ranked_pairs
-from tinyllama.tokenizers.pieces import BYTE_PIECES, Kind, Piece
+from tinyllama.tokenizers.pieces import BYTE_PIECES, Kind, Piece, is_finite
 from tinyllama.tokenizers.spaces import MARK, PREFIXES, Spaces
 
 _TO_MARKS = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
@@ -109,6 +107,8 @@ def read_parts(document, path):
         return _our_parts(_expect(model, "tinyllama", dict), texts, entries, model)
     spaces = _spaces(document)
     kinds = _kinds(texts, entries, model)
+    if Kind.UNKNOWN in kinds and Kind.BYTE not in kinds:        # unknown characters in a row are one token here
+        _refuse({"fuse_unk": model.get("fuse_unk", False)}, fuse_unk=[True])
     names = token_names_beside(path)
     return {
         "pieces": list(map(Piece, texts, kinds)), "merges": _merges(model), "spaces": spaces,
@@ -123,7 +123,7 @@ def _our_parts(ours, texts, entries, model):
     """The parts of a tokenizer that `to_document` wrote."""
     scores, kinds, user_defined = ours.get("scores"), _expect(ours, "kinds", list), _expect(ours, "user_defined", list)
     if scores is not None and not (isinstance(scores, list) and len(scores) == len(texts) and
-                                   all(type(score) in (int, float) and math.isfinite(score) for score in scores)):
+                                   all(type(score) in (int, float) and is_finite(score) for score in scores)):
         raise ValueError(f"scores: expected {len(texts)} finite numbers or nothing, got {str(scores)[:40]}")
     if len(kinds) != len(texts) or not all(type(kind) is int and kind in list(Kind) for kind in kinds):
         raise ValueError(f"kinds: expected {len(texts)} numbers from 1 to {len(Kind)}, got {str(kinds)[:40]}")
