@@ -12,8 +12,9 @@ A string is its length, a uint64, and as many bytes of UTF-8. An array is the ty
 number, a uint64, and the elements. All numbers are little-endian. Source: ggml's docs/gguf.md.
 
 The file is mapped, not read, and nothing that it claims is believed: each length and number is compared with what is
-left of the file before anything is done with it. The library `gguf` does not compare, keeps objects of its own for each
-string, and takes seconds and more memory than a quantised model for a vocabulary of 49,152.
+left of the file before anything is done with it. The library `gguf` does not compare lengths with the file,
+keeps objects of its own for each string, and takes seconds and more memory than a quantised model for a vocabulary of
+49,152.
 """
 
 import mmap

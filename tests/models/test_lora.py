@@ -340,7 +340,7 @@ def test_a_layer_that_the_model_does_not_have_is_refused_with_the_list(targets, 
 
 
 @pytest.mark.parametrize("target, layer, shape, limit", [
-    ("k_proj", r"self_attn\.k_proj", r"\(8, 16\)", 8), ("down_proj", r"mlp\.down_proj", r"\(16, 24\)", 16)])
+    ("k_proj", r"self_attn\.k_proj", r"\(8, 16\)", 8), ("down_proj", r"mlp\.down_proj", r"\(16, 10\)", 10)])
 def test_a_rank_beyond_the_smaller_side_of_a_layer_is_refused(target, layer, shape, limit):
     adapted([target], rank=limit)
     with pytest.raises(ValueError, match=rf"^rank: expected at most {limit}, the smaller side of model\.layers\.0\."

@@ -15,7 +15,7 @@ from varied_texts import varied_texts
 import tinyllama as tl
 from tinyllama.tokenizers import SentencePieceTokenizer
 from tinyllama.tokenizers.added_tokens import AddedToken
-from tinyllama.tokenizers.pieces import Kind, Piece
+from tinyllama.tokenizers.pieces import BYTE_PIECES, Kind, Piece
 from tinyllama.tokenizers.sentencepiece_model import read_sentencepiece
 from tinyllama.tokenizers.spaces import Spaces
 
@@ -219,6 +219,23 @@ def saved(**changes):
     return document
 
 
+def without_bytes(**changes):
+    """The document of the library without the pieces of bytes, and with changes in its model."""
+    document = changed(**changes)
+    texts = [text for text in document["model"]["vocab"] if text not in BYTE_PIECES]
+    vocabulary = document["model"]["vocab"] = {text: token for token, text in enumerate(texts)}
+    document["added_tokens"] = [entry | {"id": vocabulary[entry["content"]]} for entry in document["added_tokens"]
+                                if entry["content"] in vocabulary]
+    return document
+
+
+def test_unknown_characters_in_a_row_are_one_token_as_the_file_says(tmp_path):
+    tokenizer = tl.load_tokenizer(written(without_bytes(model__fuse_unk=True), tmp_path))
+    unknown, = (token for token, piece in enumerate(tokenizer.pieces) if piece.kind == Kind.UNKNOWN)
+    assert tokenizer.encode("\u1234\u1235").count(unknown) == 1
+    tl.load_tokenizer(written(changed(model__fuse_unk=False), tmp_path))       # where every character has bytes
+
+
 DECODER = "decoder: expected the sequence Replace ▁ by ' ', ByteFallback, Fuse and at most Strip of one space"
 WORDS = "normalizer, pre_tokenizer: expected the normalizers Prepend ▁ and Replace ' ' by ▁ alone, or the pre-tokenizer"
 
@@ -240,6 +257,7 @@ WORDS = "normalizer, pre_tokenizer: expected the normalizers Prepend ▁ and Rep
     (changed(decoder=None), DECODER),
     (changed(decoder={"type": "Metaspace"}), DECODER),
     (changed(decoder={"type": "Sequence", "decoders": 5}), DECODER),
+    (without_bytes(model__fuse_unk=False), "fuse_unk: expected True, which is all that is supported here, got False"),
     (changed(model__vocab=[]), "vocab: expected a JSON object, got"),
     (changed(model__vocab={"a": 0, "b": 2}, added_tokens=[]), "vocab: expected the ids 0 to 1, each once, got others"),
     (changed(model__vocab={"a": 0, "b": "1"}, added_tokens=[]), "vocab: expected the ids 0 to 1, each once"),
@@ -260,6 +278,7 @@ WORDS = "normalizer, pre_tokenizer: expected the normalizers Prepend ▁ and Rep
     (saved(spaces=Spaces(split=1)._asdict()), "spaces: expected .* or the like, got"),
     (saved(unknown_text=None), "unknown_text: expected a text, got None"),
     (saved(user_defined=None), "user_defined: expected a list, got None"),
+    (saved(bos_token_id=True), "bos_token_id: expected None or one of the special tokens"),
     (saved(bos_token_id=5), "bos_token_id: expected None or one of the special tokens"),
 ])
 def test_what_is_not_supported_is_refused_by_name(document, message, tmp_path):

@@ -238,6 +238,8 @@ def test_fine_tuning_has_a_gentler_learning_rate_of_its_own(tinyllama, base, mon
     (["--lora-rank", 2, "--lora-alpha", -3], "lora: alpha: expected a number above 0, got -3.0"),
     (["--lora-rank", 2, "--lora-targets", "q_proj,c_attn"], "target_modules: expected names among down_proj, "),
     (["--lora-alpha", 4], "lora_alpha: expected none without a lora_rank, got 4.0"),
+    (["--lora-rank", 2, "--lora-targets", ""], "lora_targets: expected names with commas between, got ''"),
+    (["--lora-rank", 2, "--lora-targets", "q_proj,"], "lora_targets: expected names with commas between, got 'q_pro"),
     (["--lora-targets", "q_proj"], "lora_targets: expected none without a lora_rank, got 'q_proj'"),
     (["--lora-rank", 2, "--hidden-size", 8], "from: expected no --hidden-size beside it"),
     (["--vocab-size", 300], "from: expected no --vocab-size beside it"),
@@ -247,6 +249,13 @@ def test_fine_tuning_has_a_gentler_learning_rate_of_its_own(tinyllama, base, mon
 def test_settings_that_do_not_go_together_are_refused_by_name(arguments, message, tinyllama, base, tmp_path):
     assert_is_a_mistake(tinyllama("train", *TINY, "--out", "new", "--from", base, *arguments), message)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("text", "targets"), [
+    ("q_proj, v_proj ", ("q_proj", "v_proj")), (" all-linear", "all-linear"), (None, ("q_proj", "v_proj"))])
+def test_targets_may_be_typed_with_spaces(text, targets):
+    settings = RunSettings(from_model=Path("base"), lora_rank=2, lora_targets=text)
+    assert settings.lora.target_modules == targets
 
 
 def test_without_a_base_there_is_no_lora(tinyllama):

@@ -32,8 +32,8 @@ class Kind(NamedTuple):
     """A way to hold a tensor.
 
     block: the columns of a block; size: its bytes. unpack: for numbers, a function (N, size) uint8 -> `Groups`.
-    bits: of a number of the `QuantizedWeight` that holds the same; 0 for floating point. least: the smallest number,
-    where it is below 0 and there are four bits, which begin at 0.
+    bits: of a number of the `QuantizedWeight` that holds the same; 0 for floating point. least: the smallest number
+    of four bits that are signed; 0 else.
     """
 
     name: str

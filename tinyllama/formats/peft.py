@@ -185,7 +185,8 @@ class MergedTensor:
 def read_config(path):
     """(`LoraSettings`, the name of the base or None) of the adapter in the directory `path`.
 
-    The targets are those that the names of the tensors tell. Raises as `load_adapter`.
+    The targets are those that the names of the tensors tell. lora_dropout is not looked at: it was for training, where
+    we drop nothing on the way to A. Raises as `load_adapter`.
     """
     file = Path(path) / CONFIG
     if not file.is_file():

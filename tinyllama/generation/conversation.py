@@ -3,7 +3,7 @@
 import math
 
 from tinyllama.generation.timing import Timing
-from tinyllama.generation.writing import as_text, require_tokenizer
+from tinyllama.generation.writing import as_text, require_known_tokens
 from tinyllama.tokenizers.chat_template import encode_chat
 
 # Names of tokens that end a turn in templates, which a configuration may leave out.
@@ -59,7 +59,7 @@ class Conversation:
     """
 
     def __init__(self, model, tokenizer, template=None, *, system=None, end_tokens=(), capacity=None):
-        require_tokenizer(model, tokenizer)
+        require_known_tokens(tokenizer, model.config)
         self.model, self.tokenizer, self.system = model, tokenizer, system
         self.form = Plain(tokenizer) if template is None else Templated(tokenizer, template)
         ends = {*model.config.end_tokens, *end_tokens, *self.form.ends, tokenizer.eos_token_id} - {None}

@@ -18,7 +18,7 @@ def write(model, tokenizer, prompt=None, *, max_new_tokens=500, on_limit="slide"
 
 def first_tokens(model, tokenizer, prompt=None):
     """The tokens that `write` gives to the model for a prompt."""
-    require_tokenizer(model, tokenizer)
+    require_known_tokens(tokenizer, model.config)
     if prompt is None:
         return _beginning(tokenizer)
     has_bos = tokenizer.bos_token_id is not None and getattr(tokenizer, "adds_bos", None) is not False
@@ -38,10 +38,10 @@ def as_text(tokens, tokenizer, *, continues):
         yield rest
 
 
-def require_tokenizer(model, tokenizer):
+def require_known_tokens(tokenizer, config):
     """Raise ValueError where a tokenizer has tokens that the model has not."""
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(f"tokenizer: expected one of at most {model.config.vocab_size} tokens, as the model has, "
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"tokenizer: expected one of at most {config.vocab_size} tokens, as the model has, "
                          f"got one of {tokenizer.vocab_size}")
 
 

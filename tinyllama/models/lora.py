@@ -60,8 +60,8 @@ def attach(network, settings):
     """Put a `LoraLinear` in the place of every linear layer of a network that is a target.
 
     Raises ValueError for a target that the network does not have, and for a rank beyond the smaller side of a target,
-    where the update would be larger than the matrix and no more general. A head that shares its weights with the embedding is
-    none of its linear layers: an update of one would be an update of both.
+    where the update would be larger than the matrix and no more general. A head that shares its weights with the
+    embedding is none of its linear layers: an update of one would be an update of both.
     """
     linears = [(layer, attribute, linear) for layer in _layers(network) for attribute, linear in vars(layer).items()
                if isinstance(linear, Linear)]

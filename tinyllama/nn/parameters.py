@@ -170,7 +170,6 @@ class Parameters(NamedViews):
         return buffer, Gradients(self._layout.views(buffer), self._layout.names, self._layout.arrays)
 
 
-
 def _views(layouts, buffers):
     return {name: view for layout, buffer in zip(layouts, buffers, strict=True)
             for name, view in layout.views(buffer).items()}

@@ -89,7 +89,7 @@ class BytePairTokenizer:
             raise ValueError(f"vocabulary: expected special tokens that are spelled like no piece, got {clash.pop()!r}")
         for name in ("bos_token_id", "eos_token_id"):
             token = getattr(self, name)
-            if token is not None and token not in self.special_tokens.values():
+            if token is not None and (isinstance(token, bool) or token not in self.special_tokens.values()):
                 raise ValueError(f"{name}: expected None or one of the special tokens "
                                  f"{dict(list(self.special_tokens.items())[:8])}, got {token!r}")
         if self.adds_bos and self.bos_token_id is None:

@@ -79,7 +79,7 @@ class SentencePieceTokenizer:
     def _check_names(self):
         for name in ("bos_token_id", "eos_token_id"):
             token = getattr(self, name)
-            if token is not None and token not in self.special_tokens.values():
+            if token is not None and (isinstance(token, bool) or token not in self.special_tokens.values()):
                 raise ValueError(f"{name}: expected None or one of the special tokens {self.special_tokens}, "
                                  f"got {token!r}")
         if len({added.token for added in self.added_tokens}) < len(self.added_tokens):

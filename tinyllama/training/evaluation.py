@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from tinyllama.data import packed_batches, tokenize
+from tinyllama.generation.writing import require_known_tokens
 from tinyllama.training.optimizers import require
 from tinyllama.training.trainer import evaluate
 
@@ -30,8 +31,9 @@ class TextEvaluation(NamedTuple):
 def evaluate_text(model, tokenizer, corpus, context=None):
     """Predict every token of every document of a corpus once, and count.
 
-    A document longer than `context` is cut into pieces, and each piece is predicted from its own beginning. None is the
-    model's context, but no more than TOKENS_OF_A_BATCH.
+    A document longer than `context` is cut into pieces, and each piece is predicted from its own beginning. With None a
+    piece is as long as the model's context, but at most TOKENS_OF_A_BATCH.
+
     Where the tokenizer has no first token, the first token of a document is not predicted, having nothing before it,
     and its bytes do not count. An end token counts as a token and has no bytes.
 
@@ -73,9 +75,7 @@ def require_tokenizer(tokenizer, config):
 
     A model may have more of them: tables are often rounded up to a size that suits the machine.
     """
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f"tokenizer: expected one of at most {config.vocab_size} tokens, as the model has, "
-                         f"got one of {tokenizer.vocab_size}")
+    require_known_tokens(tokenizer, config)
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in config.end_tokens:
         raise ValueError(f"tokenizer: expected its end token among the model's, {config.end_tokens}, "
                          f"got {tokenizer.eos_token_id}")

@@ -76,8 +76,11 @@ class RunSettings:
         if self.lora_rank is None:
             return None
         given = {"alpha": self.lora_alpha, "target_modules": self.lora_targets}
-        if self.lora_targets not in (None, ALL_LINEAR):
-            given["target_modules"] = tuple(self.lora_targets.split(","))
+        if self.lora_targets is not None:
+            names = tuple(name.strip() for name in self.lora_targets.split(","))
+            if not all(names):
+                raise ValueError(f"lora_targets: expected names with commas between, got {self.lora_targets!r}")
+            given["target_modules"] = ALL_LINEAR if names == (ALL_LINEAR,) else names
         try:
             return LoraSettings(self.lora_rank, seed=self.seed,
                                 **{name: value for name, value in given.items() if value is not None})
@@ -107,6 +110,9 @@ class RunSettings:
             dropout=self.dropout, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
 
 
+# The learning rates of a run that begins with a trained model, in full and with LoRA: at the rates of the presets the
+# model would forget more than it learns.
+FINE_TUNING_RATE, LORA_RATE = 1e-4, 1e-3
 _STORIES = {"data": "stories", "vocab_size": 1050, "context": 160, "batch_size": 6, "layers": 2, "weight_decay": 0.02,
             "learning_rate": 6e-3, "final_fraction": 0.0}
 PRESETS = {
@@ -114,10 +120,6 @@ PRESETS = {
     "stories": {**_STORIES, "steps": 5400, "hidden_size": 96, "initializer_range": 0.09},
     "shakespeare": {"data": "shakespeare"},
 }
-
-
-# Of a model that has learned already: at the rates above it would forget more than it learns.
-FINE_TUNING_RATE, LORA_RATE = 1e-4, 1e-3
 
 
 def preset_for(data):
