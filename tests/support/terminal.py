@@ -47,6 +47,19 @@ class Terminal:
         start, self._seen = self._seen, self.shown.index(text, self._seen) + len(text)
         return self.shown[start:self._seen]
 
+    def press_until(self, key, text):
+        """Press a key, again and again until `text` has been written, as a person would.
+
+        Python notices a Ctrl-C that comes just before it begins to wait for a key only with the next key.
+        """
+        end = time.monotonic() + self.patience
+        while text not in self.shown[self._seen:] and time.monotonic() < end:
+            self.type(key)
+            pause = time.monotonic() + 2
+            while text not in self.shown[self._seen:] and time.monotonic() < pause:
+                self._read()
+        return self.wait_for(text)
+
     def wait_for_something(self):
         """Wait until anything is written."""
         end = time.monotonic() + self.patience

@@ -22,7 +22,7 @@ def first_tokens(model, tokenizer, prompt=None):
     if prompt is None:
         return _beginning(tokenizer)
     has_bos = tokenizer.bos_token_id is not None and getattr(tokenizer, "adds_bos", None) is not False
-    return tokenizer.encode(prompt, bos=has_bos) or _beginning(tokenizer)
+    return tokenizer.encode(prompt, bos=has_bos)
 
 
 def as_text(tokens, tokenizer, *, continues):
