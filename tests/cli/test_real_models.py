@@ -1,7 +1,9 @@
 """`tinyllama generate` and `tinyllama evaluate` on models of every format, with their weights in every form."""
 
+import dataclasses
 import json
 import math
+import shutil
 
 import chat_models
 import pytest
@@ -99,6 +101,15 @@ def test_evaluate_compares_what_forms_of_weights_cost(directory, tmp_path, tinyl
     lines = {line.split()[0]: line.split() for line in table.out.splitlines() if line.strip()}
     assert lines["float32"][2:4] == [f"{rows[0]['perplexity']:.3f}", "+0.00%"]
     assert lines["int4"][3] == f"{rows[2]['perplexity'] / rows[0]['perplexity'] - 1:+.2%}"
+
+
+def test_a_model_without_room_to_write_has_no_rate_of_writing(directory, tmp_path, tinyllama):
+    model = tl.load(directory)
+    short = tl.Llama(dataclasses.replace(model.config, max_position_embeddings=1), seed=0)
+    tl.save(short, tmp_path / "short")
+    shutil.copy(directory / "tokenizer.json", tmp_path / "short")
+    shown = tinyllama("evaluate", "short", "--data", "text.txt", "--compare-weights", "float32", "--json").out
+    assert json.loads(shown)["comparison"][0]["tokens_per_second_writing"] is None
 
 
 def test_evaluate_takes_one_form_of_weights_and_a_context(gguf, tmp_path, tinyllama):

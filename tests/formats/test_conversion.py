@@ -305,3 +305,15 @@ def test_an_adapter_is_replaced_only_where_that_was_asked_for(source, tmp_path):
         convert(source, tmp_path / "made")
     convert(source, tmp_path / "made", overwrite=True)
     assert names(tmp_path / "made") == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_an_adapter_comes_back_where_the_model_cannot_be_saved(source, tmp_path):
+    adapter = tl.add_lora(tl.load(source), tl.LoraSettings(2))
+    tl.save_adapter(adapter, tmp_path / "made", base=source)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()}
+    model = tl.load(source)
+    model.parameters["model.norm.weight"][0] = 1e6
+    tl.save(model, tmp_path / "large")
+    with pytest.raises(ValueError, match="float16"):
+        convert(tmp_path / "large", tmp_path / "made", "float16", overwrite=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()} == before

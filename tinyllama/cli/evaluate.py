@@ -78,6 +78,8 @@ def _measure(path, corpus, weights, **settings):
 def _writing_rate(llama, tokenizer, corpus):
     """Tokens a second after the first, greedy, where a document goes on; None where the context leaves no room."""
     from tinyllama.generation.timing import Timing
+    if llama.config.max_position_embeddings < 2:
+        return None
     text = max(corpus.documents, key=len)[:8 * PROMPT]
     prompt = tokenizer.encode(text)[:min(PROMPT, llama.config.max_position_embeddings // 2)]
     count = min(WRITTEN, llama.config.max_position_embeddings - len(prompt))

@@ -1,5 +1,6 @@
 """From any format that is read to one that is written, with the tokenizer."""
 
+import contextlib
 import math
 import os
 import shutil
@@ -71,11 +72,26 @@ def convert(source, destination, dtype=None, *, tokenizer=None, overwrite=False,
         llama2c.write(watched.config, watched.tensors, destination, tables)
         return Conversion(destination, parameters, dtype, (), "a file of llama2.c has none in it")
     model = build(watched, backend="numpy", dtype="float64" if dtype == "float64" else "float32")
-    for name in ADAPTER:            # one that was to be replaced: a model beside it would be two in one
-        (destination / name).unlink(missing_ok=True)
-    save(model, destination, dtype)
+    with _set_aside(destination, ADAPTER):      # one that is to be replaced: a model beside it would be two in one
+        save(model, destination, dtype)
     companions, problem = _write_companions(source, destination, given, tables)
     return Conversion(destination, parameters, dtype, companions, problem)
+
+
+@contextlib.contextmanager
+def _set_aside(directory, names):
+    """Files under other names for a while: they come back after an error, and are removed otherwise."""
+    moved = {directory / name: directory / f"{name}.replaced" for name in names if (directory / name).exists()}
+    for file, aside in moved.items():
+        file.replace(aside)
+    try:
+        yield
+    except BaseException:
+        for file, aside in moved.items():
+            aside.replace(file)
+        raise
+    for aside in moved.values():
+        aside.unlink()
 
 
 def _check_destination(source, destination, to_file, overwrite):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ pytest.importorskip("numba", reason="Numba is not installed.")
 import numba
 
 from tinyllama.backends.cpu import team
-from tinyllama.backends.cpu.team import CANCELLED, meet, run_as_team, share
+from tinyllama.backends.cpu.team import ARRIVED, CANCELLED, meet, run_as_team, share
 from tinyllama.backends.threads import run_in_threads
 
 pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="A meeting of several is compiled code.")
@@ -62,6 +63,12 @@ def test_the_shares_are_everything_once_and_nearly_equal(count, size):
     assert max(lengths) - min(lengths) <= 1
 
 
+def wait_until(holds):
+    end = time.monotonic() + 30
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
 class Mistake(Exception):
     pass
 
@@ -72,7 +79,7 @@ def test_an_error_of_one_member_lets_the_others_go_and_is_raised(culprit):
 
     def work(rank, size, meeting):
         if rank == culprit:
-            time.sleep(0.05)                        # the others are waiting by now
+            wait_until(lambda: meeting[ARRIVED] == size - 1)        # the others are there
             raise Mistake(rank)
         return count_together(rank, size, meeting, counts, 10)
 
@@ -96,6 +103,42 @@ def test_an_interruption_lets_the_others_go():
     with pytest.raises(KeyboardInterrupt):
         run_as_team(work, 2)
     assert counted(2, 10)[2:].all()
+
+
+INTERRUPTED = """
+import random, signal, time
+import numba
+from tinyllama.backends.cpu.team import meet, run_as_team
+
+@numba.njit(nogil=True)
+def work(rank, size, meeting):
+    return meet(meeting, 1, size)
+
+def interrupted():
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 3e-4))
+        while True:
+            run_as_team(work, 2)
+    except KeyboardInterrupt:
+        return 1
+
+run_as_team(work, 2)
+random.seed(0)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+end = time.monotonic() + 3
+count = 0
+while time.monotonic() < end:
+    count += interrupted()
+run_as_team(work, 2)
+print(count)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="This system has no timer that sends signals.")
+def test_an_interruption_at_any_moment_leaves_a_team_that_works():
+    run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 100
 
 
 def test_one_team_works_at_a_time():

@@ -8,9 +8,9 @@ import contextlib
 import ctypes
 import functools
 import os
+import queue
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from llvmlite import ir
@@ -43,21 +43,22 @@ def run_as_team(work, size):
         try:
             others = _others(size - 1, process)
             others.keep_off_this_core()
-            members = [others.threads.submit(_work_or_cancel, work, rank, size, meeting) for rank in range(1, size)]
+            errors = queue.SimpleQueue()
+            for rank, tasks in enumerate(others.tasks, 1):
+                tasks.put(functools.partial(_work_or_cancel, work, rank, size, meeting, errors))
             if not work(0, size, meeting):
-                for member in members:
-                    member.result()             # raises the error
+                raise errors.get()
         except BaseException:
             meeting[CANCELLED] = 1
             raise
 
 
-def _work_or_cancel(work, rank, size, meeting):
+def _work_or_cancel(work, rank, size, meeting, errors):
     try:
         work(rank, size, meeting)
-    except BaseException:
+    except BaseException as error:
+        errors.put(error)
         meeting[CANCELLED] = 1
-        raise
 
 
 # One of each for a process: a forked child inherits neither the threads of its parent, nor the one that held its lock.
@@ -78,13 +79,21 @@ class _Others:
     The system often wakes a thread on the core of the one that wakes it, and moves it elsewhere only after some
     milliseconds. By then a step of a small model would be over, at a third of its speed. So, on Linux, which lets us
     say it, they are kept off the core of the caller.
+
+    Each takes its work from a queue of its own, whose `put` is one operation: Ctrl-C comes before it or after it. In
+    the middle of what an executor does instead, it would leave a lock that nobody opens again.
     """
 
     def __init__(self, count):
-        self.ids = []
-        self.threads = ThreadPoolExecutor(count, thread_name_prefix=THREAD_NAME,
-                                          initializer=lambda: self.ids.append(threading.get_native_id()))
-        self._placed = None
+        self.ids, self.tasks, self._placed = [], [queue.SimpleQueue() for _ in range(count)], None
+        for number, tasks in enumerate(self.tasks):
+            name = f"{THREAD_NAME}-team-{number}"
+            threading.Thread(target=self._serve, args=(tasks,), name=name, daemon=True).start()
+
+    def _serve(self, tasks):
+        self.ids.append(threading.get_native_id())
+        while True:
+            tasks.get()()
 
     def keep_off_this_core(self):
         """Forbid these threads the core on which the caller runs now, if that leaves them another."""
